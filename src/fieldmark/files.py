@@ -1,0 +1,77 @@
+"""Files that are either whole or not there. Knows no format."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fieldmark.errors import OutputError
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it takes `target`'s place in one step.
+
+    A reader, or a crash at any moment, sees the old file or the new one, never half of it.
+
+    Raises:
+        OutputError: the folder cannot be written (no permission, disk full, a file in the way).
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes files for the owner alone; give what the user's umask would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def claim_directory(directory: Path) -> None:
+    """Create `directory` for a new run.
+
+    Raises:
+        OutputError: it exists and holds something, or cannot be made or written.
+    """
+    try:
+        if directory.is_dir() and any(directory.iterdir()):
+            raise OutputError(
+                "the output directory exists and is not empty; nothing in it was touched",
+                given=directory,
+                fix="choose another --name or --out, or remove that directory yourself",
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+
+
+def cannot_write(target: Path, error: OSError) -> OutputError:
+    """The error to show when `target` could not be written because of `error`."""
+    return OutputError(
+        f"cannot write: {error.strerror or error}",
+        given=target,
+        fix="check the permissions and the free space, or choose another place with --out",
+    )

@@ -1,0 +1,369 @@
+"""A recipe: everything that decides a run, as typed words with their units. TOML on disk.
+
+Recipes are frozen; derive one from another with `dataclasses.replace` or `with_settings`. A key
+nobody knows is an error with a suggestion, never ignored. Words that may say "auto" are settled
+in `fieldmark.auto` before a run starts, and the run's own `recipe.toml` holds what was settled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from fieldmark.errors import RecipeError, closest
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which pictures, and how a picture becomes a network input."""
+
+    size: int | Auto = "auto"  # px, height and width of the input
+    channels: Literal["auto", 1, 3] = "auto"  # auto: 1 where every picture is grey, else 3
+    resize: Literal["crop", "squash"] = "crop"  # crop keeps the proportions
+    crop_fraction: float | Auto = "auto"  # share of the short side the centre crop keeps
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] | Auto = "auto"  # per channel, 0-1; auto: of the training pictures
+    std: tuple[float, ...] | Auto = "auto"
+    val_fraction: float = 0.1  # of each class, where the source has no such part
+    test_fraction: float = 0.1
+    val_is_val: bool = False  # select on a given val/ instead of keeping it for the final test
+    train_limit: int = 0  # train on a stratified draw of so many pictures; 0: all
+    class_names: tuple[str, ...] = ()  # new names for the classes, in their order
+    strict: bool = False  # a picture that cannot be read stops the run
+    cache: Literal["auto", "ram", "none"] = "auto"  # keep decoded pictures in memory?
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Which network."""
+
+    name: str = "resnet18"
+    weights: str = "none"  # a run, a model.safetensors, or torchvision-keyed .safetensors
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of the network's builder
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """How a gradient becomes a step."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: float | Auto = "auto"  # peak, per step
+    momentum: float = 0.9  # sgd only
+    nesterov: bool = False  # sgd only
+    betas: tuple[float, float] = (0.9, 0.999)  # adam and adamw only
+    weight_decay: float = 0.01  # never on biases and norms
+    clip_norm: float = 0.0  # largest global gradient norm; 0: no clipping
+
+
+@dataclass(frozen=True)
+class ScheduleRecipe:
+    """How the learning rate moves; evaluated at every step."""
+
+    name: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
+    warmup_epochs: float = 0.0  # linear rise from 0 before constant, step and cosine
+    step_epochs: int = 2  # step: epochs between two drops
+    gamma: float = 0.92  # step: lr = peak * gamma ** (epoch // step_epochs)
+    rise_fraction: float = 0.3  # one_cycle: share of all steps spent rising
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """The loop."""
+
+    epochs: int = 20
+    batch_size: int = 32
+    label_smoothing: float = 0.0  # share of the target spread over all classes
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: n / (classes * n_class)
+    sampling: Literal["shuffle", "balanced"] = "shuffle"  # balanced: every class equally often
+    patience: int = 0  # stop after so many epochs without a better validation; 0: never
+    ema_decay: float = 0.0  # exponential moving average of the weights, per step; 0: none
+    freeze_through: str = ""  # mode partial: the last frozen stage, say "layer2"
+
+
+@dataclass(frozen=True)
+class AugmentRecipe:
+    """What training pictures go through, and no others. `preset` fills the words left at "auto"."""
+
+    preset: Literal["auto", "none", "light", "standard"] = "auto"
+    crop_scale: tuple[float, float] | Auto = "auto"  # area of the random crop, share of the picture
+    crop_ratio: tuple[float, float] | Auto = "auto"  # its width / height
+    hflip: float | Auto = "auto"  # probability of a left-right flip
+    vflip: float | Auto = "auto"  # probability of an upside-down flip
+    rotate_degrees: float | Auto = "auto"  # rotation drawn from +- this
+    brightness: float | Auto = "auto"  # factor drawn from 1 +- this
+    contrast: float | Auto = "auto"
+    saturation: float | Auto = "auto"
+    hue: float | Auto = "auto"  # turn drawn from +- this, 0.5 is half the colour circle
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run."""
+
+    source: str = ""  # folder, manifest CSV, IDX folder, or a known name
+    mode: Literal["scratch", "finetune", "frozen", "partial"] = "scratch"
+    seed: int = 0
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    data: DataRecipe = field(default_factory=DataRecipe)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
+        """A recipe with dotted keys replaced: `{"optimizer.lr": 0.1, "seed": 3}`.
+
+        Raises:
+            RecipeError: unknown key (with a suggestion), wrong type, or value out of range.
+        """
+        nested = to_dict(self)
+        for dotted, value in settings.items():
+            *sections, name = dotted.split(".")
+            table = nested
+            for section in sections:
+                table = table.setdefault(section, {})
+                if not isinstance(table, dict):
+                    raise RecipeError(
+                        "a setting goes one level too deep",
+                        given=dotted,
+                        fix=f"{section!r} is a value, not a section: drop what follows it",
+                    )
+            table[name] = value
+        return from_dict(nested)
+
+
+def check_ranges(recipe: Recipe) -> None:
+    """Raise RecipeError for the first value that cannot mean anything."""
+    data, training, augment = recipe.data, recipe.training, recipe.augment
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    # (dotted name, value, smallest, largest, what the number is)
+    ranges: list[tuple[str, Any, float, float, str]] = [
+        ("seed", recipe.seed, 0, 2**63 - 1, "a whole number"),
+        ("data.size", data.size, 1, 4096, "px"),
+        ("data.crop_fraction", data.crop_fraction, 0.01, 1, "share of the short side"),
+        ("data.val_fraction", data.val_fraction, 0, 0.9, "share of the pictures"),
+        ("data.test_fraction", data.test_fraction, 0, 0.9, "share of the pictures"),
+        ("data.train_limit", data.train_limit, 0, 10**12, "pictures"),
+        ("optimizer.lr", optimizer.lr, 0, 1000, "learning rate"),
+        ("optimizer.momentum", optimizer.momentum, 0, 0.9999, "momentum"),
+        ("optimizer.weight_decay", optimizer.weight_decay, 0, 100, "weight decay"),
+        ("optimizer.clip_norm", optimizer.clip_norm, 0, 1e9, "gradient norm"),
+        ("schedule.warmup_epochs", schedule.warmup_epochs, 0, 1e6, "epochs"),
+        ("schedule.step_epochs", schedule.step_epochs, 1, 10**6, "epochs"),
+        ("schedule.gamma", schedule.gamma, 0, 1, "factor"),
+        ("schedule.rise_fraction", schedule.rise_fraction, 0, 1, "share of the steps"),
+        ("training.epochs", training.epochs, 1, 10**6, "epochs"),
+        ("training.batch_size", training.batch_size, 1, 10**6, "pictures"),
+        ("training.label_smoothing", training.label_smoothing, 0, 0.99, "share"),
+        ("training.patience", training.patience, 0, 10**6, "epochs"),
+        ("training.ema_decay", training.ema_decay, 0, 0.999999, "decay per step"),
+        ("augment.hflip", augment.hflip, 0, 1, "probability"),
+        ("augment.vflip", augment.vflip, 0, 1, "probability"),
+        ("augment.rotate_degrees", augment.rotate_degrees, 0, 180, "degrees"),
+        ("augment.brightness", augment.brightness, 0, 1, "share"),
+        ("augment.contrast", augment.contrast, 0, 1, "share"),
+        ("augment.saturation", augment.saturation, 0, 1, "share"),
+        ("augment.hue", augment.hue, 0, 0.5, "turns of the colour circle"),
+    ]
+    for name, value, low, high, unit in ranges:
+        # `not (low <= value <= high)` also refuses NaN, which compares false with everything.
+        if value != "auto" and not (low <= value <= high):
+            raise RecipeError(
+                f"{name} is out of range",
+                given=value,
+                valid=f"{low:g} to {high:g} ({unit})",
+                fix=f"set {name} to a value in that range",
+            )
+    for name, pair, smallest, largest in (
+        ("augment.crop_scale", augment.crop_scale, 0.01, 1.0),
+        ("augment.crop_ratio", augment.crop_ratio, 0.1, 10.0),
+        ("optimizer.betas", optimizer.betas, 0.0, 0.99999),
+    ):
+        if pair != "auto" and not all(smallest <= x <= largest for x in pair):
+            raise RecipeError(
+                f"{name} is out of range",
+                given=pair,
+                valid=f"two numbers from {smallest:g} to {largest:g}",
+                fix=f"set {name} to two numbers in that range",
+            )
+    if data.val_fraction + data.test_fraction >= 1:
+        raise RecipeError(
+            "nothing would be left to train on",
+            given=f"val_fraction {data.val_fraction:g} + test_fraction {data.test_fraction:g}",
+            valid="a sum below 1",
+            fix="lower data.val_fraction or data.test_fraction",
+        )
+    if recipe.mode == "partial" and not training.freeze_through:
+        raise RecipeError(
+            "mode partial needs to know how far the network is frozen",
+            given="mode = partial, no training.freeze_through",
+            fix="add --set training.freeze_through=layer2 "
+            "(`fieldmark summary MODEL` lists the stages)",
+        )
+    if optimizer.nesterov and optimizer.momentum == 0:
+        raise RecipeError(
+            "Nesterov momentum needs a momentum",
+            given="optimizer.nesterov = true, optimizer.momentum = 0",
+            fix="set optimizer.momentum to 0.9, or optimizer.nesterov to false",
+        )
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe from TOML.
+
+    Raises:
+        RecipeError: no such file, not TOML, unknown key, wrong type or range.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RecipeError(
+            f"cannot read the recipe: {error.strerror}",
+            given=path,
+            fix="check the path given to --recipe",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"the recipe is not TOML: {error}",
+            given=path,
+            fix="compare it with the recipe.toml of any run",
+        ) from error
+    return from_dict(values)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML text; `load_recipe` of it gives an equal recipe."""
+    return tomli_w.dumps(to_dict(recipe))
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Nested plain values; tuples become lists as TOML has them."""
+    return {
+        key: {name: list(v) if isinstance(v, tuple) else v for name, v in value.items()}
+        if isinstance(value, dict)
+        else value
+        for key, value in dataclasses.asdict(recipe).items()
+    }
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """Inverse of `to_dict`; checks every key, type and range."""
+    return _build(Recipe, values, where="")
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`section.field=value` from the command line; the value is read as TOML, else as a string.
+
+    Raises:
+        RecipeError: no equals sign.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(
+            "a setting needs a name and a value",
+            given=repr(text),
+            valid="section.field=value",
+            fix="for example --set optimizer.weight_decay=0.05",
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return key.strip(), parsed
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{where}{key}"
+        if key not in hints:
+            raise _unknown_key(name, key, list(hints))
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            if not isinstance(value, Mapping):
+                raise RecipeError(
+                    f"{name} is a section, not a value",
+                    given=value,
+                    valid=[f"{name}.{f.name}" for f in dataclasses.fields(hint)],
+                    fix="set one of its fields",
+                )
+            arguments[key] = _build(hint, value, where=f"{name}.")
+        else:
+            arguments[key] = _convert(value, hint, name)
+    return cls(**arguments)
+
+
+def _unknown_key(name: str, key: str, valid: Sequence[str]) -> RecipeError:
+    """The misspelt word may also belong to another section: look there too."""
+    everywhere = {f.name: f.name for f in dataclasses.fields(Recipe)}
+    for section in dataclasses.fields(Recipe):
+        hint = get_type_hints(Recipe)[section.name]
+        if dataclasses.is_dataclass(hint):
+            everywhere |= {f.name: f"{section.name}.{f.name}" for f in dataclasses.fields(hint)}
+    near = closest(key, valid)
+    suggestion = name[: len(name) - len(key)] + near if near else None
+    if suggestion is None and (elsewhere := closest(key, everywhere)):
+        suggestion = everywhere[elsewhere]
+    fix = f"did you mean {suggestion}?" if suggestion else "take one of the valid words"
+    return RecipeError(f"no such word in a recipe: {name}", valid=valid, fix=fix)
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """`value` as `hint` wants it (lists become tuples, whole numbers become floats)."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        origin, arguments = get_origin(option), get_args(option)
+        if origin is Literal:
+            if any(value == word and type(value) is type(word) for word in arguments):
+                return value
+        elif origin is tuple:
+            wanted = arguments[0]
+            right_length = arguments[-1] is Ellipsis or len(arguments) == _length(value)
+            if isinstance(value, (list, tuple)) and right_length:
+                return tuple(_convert(item, wanted, name) for item in value)
+        elif origin is dict:
+            if isinstance(value, dict):
+                return value
+        elif option is float:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return float(value)
+        elif type(value) is option:
+            return value
+    words = [word for option in options for word in _describe(option)]
+    near = closest(value, words) if isinstance(value, str) else None
+    raise RecipeError(
+        f"{name} cannot be that",
+        given=repr(value),
+        valid=words,
+        fix=f"did you mean {near}?" if near else f"give {name} one of the valid values",
+    )
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (list, tuple)) else -1
+
+
+def _describe(option: Any) -> list[str]:
+    origin, arguments = get_origin(option), get_args(option)
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if origin is Literal:
+        return [str(word) for word in arguments]
+    if origin is tuple:
+        many = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        return [f"a list of {many}{'texts' if arguments[0] is str else 'numbers'}"]
+    return ["a table"] if origin is dict else [plain[option]]

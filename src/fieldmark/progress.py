@@ -66,7 +66,8 @@ class Terminal:
         self.console = console
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        # File and class names stand in `text`: no [tags], and no :codes: that turn into pictures.
+        self.console.print(text, markup=False, emoji=False, highlight=False)
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
@@ -98,7 +99,7 @@ class Lines:
         self.console = console
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
@@ -114,7 +115,7 @@ class _LineTask:
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
         now = time.monotonic()
-        if now - self.last_line < PLAIN_LINE_EVERY_SECONDS:
+        if self.done == 0 or now - self.last_line < PLAIN_LINE_EVERY_SECONDS:
             return
         self.last_line = now
         left_seconds = (now - self.started) / self.done * (self.total - self.done)

@@ -8,6 +8,7 @@ in `fieldmark.auto` before a run starts, and the run's own `recipe.toml` holds w
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -188,17 +189,23 @@ def check_ranges(recipe: Recipe) -> None:
                 valid=f"{low:g} to {high:g} ({unit})",
                 fix=f"set {name} to a value in that range",
             )
-    for name, pair, smallest, largest in (
-        ("augment.crop_scale", augment.crop_scale, 0.01, 1.0),
-        ("augment.crop_ratio", augment.crop_ratio, 0.1, 10.0),
-        ("optimizer.betas", optimizer.betas, 0.0, 0.99999),
+    for name, numbers, smallest, largest, rising in (
+        ("data.mean", data.mean, 0.0, 1.0, False),
+        ("data.std", data.std, 1e-6, 1000.0, False),
+        ("augment.crop_scale", augment.crop_scale, 0.01, 1.0, True),
+        ("augment.crop_ratio", augment.crop_ratio, 0.1, 10.0, True),
+        ("optimizer.betas", optimizer.betas, 0.0, 0.99999, False),
     ):
-        if pair != "auto" and not all(smallest <= x <= largest for x in pair):
+        if numbers == "auto":
+            continue
+        in_range = numbers and all(smallest <= x <= largest for x in numbers)
+        if not in_range or (rising and numbers[0] > numbers[1]):
+            order = ", the smaller one first" if rising else ""
             raise RecipeError(
                 f"{name} is out of range",
-                given=pair,
-                valid=f"two numbers from {smallest:g} to {largest:g}",
-                fix=f"set {name} to two numbers in that range",
+                given=numbers,
+                valid=f"numbers from {smallest:g} to {largest:g}{order}",
+                fix=f"set {name} to numbers in that range",
             )
     if data.val_fraction + data.test_fraction >= 1:
         raise RecipeError(
@@ -236,7 +243,7 @@ def load_recipe(path: Path) -> Recipe:
             given=path,
             fix="check the path given to --recipe",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise RecipeError(
             f"the recipe is not TOML: {error}",
             given=path,
@@ -281,8 +288,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
         )
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # a bare word, a path, or `.5`, which people write and TOML refuses
         parsed = value.strip()
+        if re.fullmatch(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", parsed, re.IGNORECASE | re.ASCII):
+            parsed = float(parsed)
     return key.strip(), parsed
 
 
@@ -309,16 +318,19 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _unknown_key(name: str, key: str, valid: Sequence[str]) -> RecipeError:
-    """The misspelt word may also belong to another section: look there too."""
-    everywhere = {f.name: f.name for f in dataclasses.fields(Recipe)}
-    for section in dataclasses.fields(Recipe):
-        hint = get_type_hints(Recipe)[section.name]
-        if dataclasses.is_dataclass(hint):
-            everywhere |= {f.name: f"{section.name}.{f.name}" for f in dataclasses.fields(hint)}
-    near = closest(key, valid)
-    suggestion = name[: len(name) - len(key)] + near if near else None
-    if suggestion is None and (elsewhere := closest(key, everywhere)):
-        suggestion = everywhere[elsewhere]
+    """Another section's word is sent home; a misspelt one gets the nearest here, else anywhere."""
+    homes: dict[str, list[str]] = {}
+    for section, hint in get_type_hints(Recipe).items():
+        homes.setdefault(section, []).append(section)
+        for f in dataclasses.fields(hint) if dataclasses.is_dataclass(hint) else ():
+            homes.setdefault(f.name, []).append(f"{section}.{f.name}")
+    suggestion = None
+    if key in homes:
+        suggestion = " or ".join(homes[key])
+    elif near := closest(key, valid):
+        suggestion = name.removesuffix(key) + near
+    elif elsewhere := closest(key, homes):
+        suggestion = " or ".join(homes[elsewhere])
     fix = f"did you mean {suggestion}?" if suggestion else "take one of the valid words"
     return RecipeError(f"no such word in a recipe: {name}", valid=valid, fix=fix)
 
@@ -340,7 +352,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             if isinstance(value, dict):
                 return value
         elif option is float:
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if isinstance(value, float) or (type(value) is int and abs(value) < 2**63):
                 return float(value)
         elif type(value) is option:
             return value

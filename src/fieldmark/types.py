@@ -108,7 +108,7 @@ class Preprocess:
                 crop_fraction=float(values["crop_fraction"]),
                 interpolation=values["interpolation"],
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:  # Overflow: JSON's Infinity
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(

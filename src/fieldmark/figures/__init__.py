@@ -1,0 +1,1 @@
+"""Results drawn as PNG. Nothing is computed here, and matplotlib is imported nowhere else."""

@@ -134,6 +134,28 @@ def test_a_module_is_short_and_imports_its_own_kind_on_top(path: Path) -> None:
         assert find_late_imports(source) == []
 
 
+def find_shortcuts(source: str) -> list[str]:
+    """Names taken from the package itself, which reach every level unseen by the linter."""
+    submodules = {path.stem for path in PACKAGE.iterdir()}
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(value=ast.Name(id="fieldmark"), attr=name):
+                names.append(name)
+            case ast.ImportFrom(module="fieldmark", level=0):
+                names += [alias.name for alias in node.names]
+    return [name for name in names if name not in submodules | {"__version__"}]
+
+
+def test_nobody_takes_the_way_round_the_levels() -> None:
+    assert find_shortcuts("import fieldmark\nfieldmark.train()") == ["train"]
+    assert find_shortcuts("from fieldmark import data, train") == ["train"]
+    below = [path for path in SOURCES if path not in (PACKAGE / "cli.py", PACKAGE / "__init__.py")]
+    assert {path: find_shortcuts(path.read_text(encoding="utf-8")) for path in below} == {
+        path: [] for path in below
+    }
+
+
 def loaded_by(statement: str) -> tuple[int, set[str], str]:
     """Exit code, top-level modules loaded, and output of a fresh Python that runs `statement`."""
     command = f"""

@@ -1,0 +1,160 @@
+"""What every network here promises, and the checks they share.
+
+A network is a row of named stages, from the input to the output. Running the modules of
+`stage_modules()` one after another, stage after stage, is the network: freezing up to a stage, or
+storing what a frozen part puts out, needs to know nothing else about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol, cast, runtime_checkable
+
+from torch import Tensor, nn
+
+from fieldmark.errors import ModelError
+
+
+@runtime_checkable
+class Network(Protocol):
+    """The contract, beside being an `nn.Module`.
+
+    Attributes:
+        name: the name in the registry, such as `resnet18`.
+        stages: names of the parts, input to output; the last one, `head`, holds the classifier.
+        num_classes, in_channels: what it puts out and takes in.
+        min_size_px: the smallest height and width of a picture it admits.
+        architecture: how `create_model` can build it again: name, options, num_classes,
+            in_channels; plain values that JSON can hold.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    num_classes: int
+    in_channels: int
+    min_size_px: int
+    architecture: dict[str, Any]
+
+    def __call__(self, images_bchw: Tensor) -> Tensor:
+        """Logits, shape (b, k)."""
+
+    def stage_modules(self) -> dict[str, list[nn.Module]]:
+        """The modules of each stage in the order they run; together they hold every weight once."""
+
+    def forward_features(self, images_bchw: Tensor) -> Tensor:
+        """Everything before the head: a map, shape (b, channels, height, width).
+
+        Raises:
+            ModelError: too small, not `in_channels` channels, not a batch, or not floating point.
+        """
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """From what `forward_features` gives to logits, shape (b, k)."""
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a fresh last layer with `num_classes` outputs in place, on the same device.
+
+        Raises:
+            ModelError: fewer than one class.
+        """
+
+
+def as_network(model: nn.Module) -> Network:
+    """`model`, known to keep the contract.
+
+    Raises:
+        ModelError: it does not say its stages, classes or channels.
+    """
+    if not isinstance(model, Network):
+        raise ModelError(
+            "this module is not one of Fieldmark's networks",
+            given=type(model).__name__,
+            valid="a module that keeps fieldmark.models.contract.Network",
+            fix="build the network with fieldmark.create_model",
+        )
+    return cast("Network", model)
+
+
+def check_counts(*, num_classes: int, in_channels: int) -> None:
+    """Raise ModelError unless both are whole numbers from 1 up."""
+    for name, count in (("num_classes", num_classes), ("in_channels", in_channels)):
+        # bool is an int in Python; `num_classes=True` is a slip all the same.
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ModelError(
+                f"{name} cannot be that",
+                given=repr(count),
+                valid="a whole number, 1 or more",
+                fix=f"set {name} to the number of "
+                + ("classes" if name == "num_classes" else "channels: 1 for grey, 3 for colour"),
+            )
+
+
+def check_dropout(dropout: float) -> None:
+    """Raise ModelError unless `dropout` is the share of a layer that can be dropped."""
+    if not 0 <= dropout < 1:  # NaN ends here too
+        raise ModelError(
+            "dropout is out of range",
+            given=dropout,
+            valid="0 (none) up to, not including, 1",
+            fix="0.5 is what the papers use",
+        )
+
+
+def check_images(network: Network, images_bchw: Tensor) -> None:
+    """Raise ModelError where torch would fail later, deep in a layer and in its own words."""
+    shape = tuple(images_bchw.shape)
+    if len(shape) != 4:
+        raise ModelError(
+            f"{network.name} takes a batch of pictures",
+            given=f"a tensor of shape {shape}",
+            valid="shape (batch, channels, height, width)",
+            fix="for one picture, give image[None]" if len(shape) == 3 else "check the shape",
+        )
+    if not images_bchw.is_floating_point():
+        raise ModelError(
+            f"{network.name} takes floating-point pictures",
+            given=images_bchw.dtype,
+            valid="float32, as the preprocess makes them",
+            fix="divide by 255 and normalise with the mean and std the network was trained with",
+        )
+    if shape[1] != network.in_channels:
+        raise ModelError(
+            f"{network.name} was built for pictures with {network.in_channels} channels",
+            given=f"{shape[1]} channels (shape {shape})",
+            valid=f"shape (batch, {network.in_channels}, height, width)",
+            fix=f"build the network with in_channels={shape[1]}, or convert the pictures",
+        )
+    smallest_px = network.min_size_px
+    if shape[2] < smallest_px or shape[3] < smallest_px:
+        raise ModelError(
+            f"{network.name} needs pictures of at least {smallest_px} px",
+            given=f"{shape[2]} px high, {shape[3]} px wide",
+            valid=f"{smallest_px} px or more on both sides",
+            fix=f"use --size {smallest_px} or more; `fieldmark models` lists what each admits",
+        )
+
+
+def smallest_input_px(layers: Iterable[nn.Module], output_px: int = 1) -> int:
+    """The smallest picture from which `layers` in a row still make a map of `output_px`.
+
+    A convolution or pooling makes `floor((n + 2 padding - kernel) / stride) + 1` px of n px;
+    read backwards, m px need `(m - 1) stride + kernel - 2 padding`, and never less than one.
+    """
+    size_px = output_px
+    for layer in reversed(list(layers)):
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):  # activations and norms keep the size
+            kernel, stride, padding = map(_side, (layer.kernel_size, layer.stride, layer.padding))
+            size_px = max(1, (size_px - 1) * stride + kernel - 2 * padding)
+    return size_px
+
+
+def _side(setting: object) -> int:
+    """Convolutions keep their settings as (height, width), pooling as one number."""
+    side = setting[0] if isinstance(setting, tuple) else setting
+    assert isinstance(side, int)
+    return side
+
+
+def fresh_linear(old: nn.Linear, num_outputs: int) -> nn.Linear:
+    """A new layer where `old` was: same inputs, device and dtype, torch's own initialisation."""
+    return nn.Linear(old.in_features, num_outputs, device=old.weight.device, dtype=old.weight.dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -36,13 +36,8 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Print a line that stays."""
 
-    def task(self, title: str, total: int) -> _TaskContext:
+    def task(self, title: str, total: int) -> AbstractContextManager[Task]:
         """`with progress.task("decoding", 245) as task:` counts to `total`."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc_info: object) -> bool | None: ...
 
 
 class Silent:

@@ -10,17 +10,36 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal
 
 import tomli_w
 
-from fieldmark.errors import RecipeError, closest
+from fieldmark.errors import RecipeError, check_choice
+from fieldmark.typed import build
 
 Auto = Literal["auto"]
+
+# The words that the command line and `fieldmark.train` share, and where a recipe keeps them.
+WORDS: Final[dict[str, str]] = {
+    "source": "source",
+    "model": "model.name",
+    "weights": "model.weights",
+    "mode": "mode",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "size": "data.size",
+    "lr": "optimizer.lr",
+    "optimizer": "optimizer.name",
+    "schedule": "schedule.name",
+    "augment": "augment.preset",
+    "seed": "seed",
+    "device": "device",
+    "val_is_val": "data.val_is_val",
+    "strict": "data.strict",
+}
 
 
 @dataclass(frozen=True)
@@ -269,7 +288,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """Inverse of `to_dict`; checks every key, type and range."""
-    return _build(Recipe, values, where="")
+    recipe: Recipe = _build(Recipe, values, where="")
+    return recipe
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -295,87 +315,19 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key.strip(), parsed
 
 
-def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    hints = get_type_hints(cls)
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{where}{key}"
-        if key not in hints:
-            raise _unknown_key(name, key, list(hints))
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            if not isinstance(value, Mapping):
-                raise RecipeError(
-                    f"{name} is a section, not a value",
-                    given=value,
-                    valid=[f"{name}.{f.name}" for f in dataclasses.fields(hint)],
-                    fix="set one of its fields",
-                )
-            arguments[key] = _build(hint, value, where=f"{name}.")
-        else:
-            arguments[key] = _convert(value, hint, name)
-    return cls(**arguments)
+def assemble(
+    base: Recipe | str | Path | None, words: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Recipe:
+    """A recipe (or its file, or the default one), then the words given, then dotted settings.
 
+    Args:
+        words: of `WORDS`; None stands for a word not given.
 
-def _unknown_key(name: str, key: str, valid: Sequence[str]) -> RecipeError:
-    """Another section's word is sent home; a misspelt one gets the nearest here, else anywhere."""
-    homes: dict[str, list[str]] = {}
-    for section, hint in get_type_hints(Recipe).items():
-        homes.setdefault(section, []).append(section)
-        for f in dataclasses.fields(hint) if dataclasses.is_dataclass(hint) else ():
-            homes.setdefault(f.name, []).append(f"{section}.{f.name}")
-    suggestion = None
-    if key in homes:
-        suggestion = " or ".join(homes[key])
-    elif near := closest(key, valid):
-        suggestion = name.removesuffix(key) + near
-    elif elsewhere := closest(key, homes):
-        suggestion = " or ".join(homes[elsewhere])
-    fix = f"did you mean {suggestion}?" if suggestion else "take one of the valid words"
-    return RecipeError(f"no such word in a recipe: {name}", valid=valid, fix=fix)
-
-
-def _convert(value: Any, hint: Any, name: str) -> Any:
-    """`value` as `hint` wants it (lists become tuples, whole numbers become floats)."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    for option in options:
-        origin, arguments = get_origin(option), get_args(option)
-        if origin is Literal:
-            if any(value == word and type(value) is type(word) for word in arguments):
-                return value
-        elif origin is tuple:
-            wanted = arguments[0]
-            right_length = arguments[-1] is Ellipsis or len(arguments) == _length(value)
-            if isinstance(value, (list, tuple)) and right_length:
-                return tuple(_convert(item, wanted, name) for item in value)
-        elif origin is dict:
-            if isinstance(value, dict):
-                return value
-        elif option is float:
-            if isinstance(value, float) or (type(value) is int and abs(value) < 2**63):
-                return float(value)
-        elif type(value) is option:
-            return value
-    words = [word for option in options for word in _describe(option)]
-    near = closest(value, words) if isinstance(value, str) else None
-    raise RecipeError(
-        f"{name} cannot be that",
-        given=repr(value),
-        valid=words,
-        fix=f"did you mean {near}?" if near else f"give {name} one of the valid values",
-    )
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, (list, tuple)) else -1
-
-
-def _describe(option: Any) -> list[str]:
-    origin, arguments = get_origin(option), get_args(option)
-    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    if origin is Literal:
-        return [str(word) for word in arguments]
-    if origin is tuple:
-        many = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
-        return [f"a list of {many}{'texts' if arguments[0] is str else 'numbers'}"]
-    return ["a table"] if origin is dict else [plain[option]]
+    Raises:
+        RecipeError: unknown word or key, wrong type, or value out of range.
+    """
+    for word in words:
+        check_choice("word of a training", word, [*WORDS, "recipe", "settings", "out", "name"])
+    recipe = base if isinstance(base, Recipe) else load_recipe(Path(base)) if base else Recipe()
+    given = {WORDS[word]: value for word, value in words.items() if value is not None}
+    return recipe.with_settings({**given, **settings})

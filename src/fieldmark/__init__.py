@@ -1,0 +1,75 @@
+"""Fieldmark: from a folder of labelled pictures to a classifier whose numbers can be believed.
+
+import fieldmark as fm
+
+run = fm.train("photos", model="resnet18")
+run.test.accuracy                       # Estimate(value=0.941, low=0.89, high=0.97, n=153)
+fm.load("runs/photos-resnet18").predict("a.jpg").top(3)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fieldmark.api import Evaluation, Run, evaluate, show, train
+    from fieldmark.errors import FieldmarkError
+    from fieldmark.models.registry import create_model, list_models
+    from fieldmark.models.summary import summarize
+    from fieldmark.predict import Predictor, load
+    from fieldmark.recipe import Recipe, load_recipe
+    from fieldmark.types import Estimate, Prediction
+
+__version__ = version("fieldmark")
+
+__all__ = [
+    "Estimate",
+    "Evaluation",
+    "FieldmarkError",
+    "Prediction",
+    "Predictor",
+    "Recipe",
+    "Run",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load",
+    "load_recipe",
+    "show",
+    "summarize",
+    "train",
+]
+
+# Where each name lives. They are fetched on first use, so that the command line can answer
+# `--help` without waiting for torch.
+_HOMES = {
+    "Estimate": "types",
+    "Evaluation": "api",
+    "FieldmarkError": "errors",
+    "Prediction": "types",
+    "Predictor": "predict",
+    "Recipe": "recipe",
+    "Run": "api",
+    "create_model": "models.registry",
+    "evaluate": "api",
+    "list_models": "models.registry",
+    "load": "predict",
+    "load_recipe": "recipe",
+    "show": "api",
+    "summarize": "models.summary",
+    "train": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fieldmark' has no attribute {name!r}")
+    value = getattr(import_module(f"fieldmark.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,319 @@
+"""The verbs as straight-line assembly: each reads like the list of what it does. No policy here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fieldmark import __version__
+from fieldmark.assembly import (
+    Source,
+    build_network,
+    check_classes,
+    find_samples,
+    make_loaders,
+    model_info,
+    part_to_evaluate,
+    run_name,
+    say_left_out,
+    say_shared_pictures,
+    settle_for,
+    source_words,
+    test_part_of,
+)
+from fieldmark.checkpoint import load_model, save_model
+from fieldmark.data.manifest import write_manifest
+from fieldmark.data.prepare import decode_exactly, prepare_data
+from fieldmark.data.scan import scan
+from fieldmark.data.split import split
+from fieldmark.errors import FieldmarkError
+from fieldmark.evaluate import Evaluated, evaluate_store
+from fieldmark.evaluation.metrics import Metrics
+from fieldmark.files import claim_directory, write_text
+from fieldmark.predict import Predictor, load
+from fieldmark.progress import Progress, console_progress, duration
+from fieldmark.recipe import Recipe, assemble, to_toml
+from fieldmark.report import (
+    metrics_document,
+    write_curves,
+    write_evaluation,
+    write_history,
+    write_json,
+    write_source_sheet,
+    write_training_sheet,
+)
+from fieldmark.rundir import RunDirectory, find_model, new_run
+from fieldmark.runtime import describe_machine, open_runtime, seed_everything
+from fieldmark.training.loop import EpochRow, fit
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        path: the run directory.
+        recipe: as settled.
+        history: one row an epoch.
+        best: the epoch whose weights were kept, by validation.
+        val: figures of the kept weights on the validation part, which chose them.
+        test: figures on the test part, looked at once; None with `val_is_val`.
+    """
+
+    path: Path
+    recipe: Recipe
+    history: tuple[EpochRow, ...]
+    best: EpochRow
+    val: Metrics
+    test: Metrics | None
+
+    def load(self, device: str = "auto") -> Predictor:
+        """The kept model, ready to predict."""
+        return load(self.path, device)
+
+
+def train(
+    source: Source | None = None,
+    *,
+    recipe: Recipe | str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+    **words: Any,
+) -> Run:
+    """Train a classifier on labelled pictures, evaluate it once, and keep it in a run directory.
+
+    Args:
+        source: a folder, manifest CSV, IDX folder or known name; or (path, label[, part]) tuples.
+            None takes the recipe's.
+        recipe: a recipe or its TOML file; the words and settings given here come on top.
+        settings: dotted recipe keys, {"training.label_smoothing": 0.1}.
+        out, name: the run directory itself, or its name below `runs/`.
+        progress: where to report; None reports to the terminal.
+        words: model, weights, mode, epochs, batch_size, size, lr, optimizer, schedule, augment,
+            seed, device, val_is_val, strict. As on the command line.
+
+    Raises:
+        FieldmarkError: something a user can put right; the message says how.
+    """
+    started = time.perf_counter()
+    progress = progress or console_progress()
+    recipe = assemble(recipe, {"source": source_words(source), **words}, settings or {})
+    runtime = open_runtime(recipe.device, recipe.precision)
+
+    # The pictures: found, named, split.
+    manifest = split(
+        find_samples(source, recipe, progress),
+        val_fraction=recipe.data.val_fraction,
+        test_fraction=recipe.data.test_fraction,
+        seed=recipe.seed,
+        val_is_val=recipe.data.val_is_val,
+        train_limit=recipe.data.train_limit,
+    )
+    recipe, choices = settle_for(recipe, manifest)
+    for line in (*manifest.notes, *choices):
+        progress.say(line)
+
+    # The network. Built before the pictures are decoded: a wrong option shows at once.
+    seed_everything(recipe.seed)
+    model = build_network(recipe, num_classes=len(manifest.class_names), progress=progress)
+
+    # The run directory, claimed before the long work so that the work cannot be lost for it.
+    run = new_run(out, name, default_name=run_name(recipe))
+    write_text(run.recipe, to_toml(recipe))
+
+    # Pixels, decoded once.
+    data = prepare_data(manifest, recipe, progress)
+    write_manifest(data.manifest, run.manifest)
+    write_json(run.class_indices, dict(enumerate(data.manifest.class_names)))
+    say_left_out(data.manifest, run, progress)
+    train_loader, val_loader = make_loaders(data, recipe, runtime)
+    write_training_sheet(run.pictures_png, train_loader, data.manifest.class_names)
+
+    # The training.
+    model.to(runtime.device)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    progress.say(
+        f"{recipe.model.name}, {num_parameters / 1e6:.1f} M parameters, on {runtime.device}; "
+        f"{len(data.train)} training pictures, {len(train_loader)} steps an epoch; run {run.path}"
+    )
+    history: list[EpochRow] = []
+
+    def keep(weights: nn.Module, row: EpochRow, is_best: bool) -> None:
+        history.append(row)
+        write_history(run, history)
+        if is_best:
+            save_model(run.model, weights, model_info(model, data, recipe, row))
+
+    try:
+        result = fit(model, train_loader, val_loader, recipe, runtime, progress, keep)
+    except (KeyboardInterrupt, FieldmarkError):
+        if history:
+            write_curves(run, history)
+            progress.say(f"the best model so far is kept in {run.model}")
+        raise
+    assert result.best is not None
+    if result.stopped:
+        progress.say(f"stopped after epoch {result.history[-1].epoch}: {result.stopped}")
+    write_curves(run, result.history)
+
+    # The figures: of the file that was kept, not of what happens to be in memory.
+    kept, _ = load_model(run.model)
+    kept.to(runtime.device)
+
+    def evaluated(store_name: str) -> Evaluated:
+        return evaluate_store(
+            kept,
+            getattr(data, store_name),
+            data.manifest.class_names,
+            data.preprocess,
+            runtime,
+            progress,
+            batch_size=recipe.training.batch_size,
+            title=f"evaluating {store_name}",
+        )
+
+    val = evaluated("val")
+    test = evaluated("test") if len(data.test) else None
+    write_evaluation(run, test or val, seed=recipe.seed)
+    seconds = time.perf_counter() - started
+    write_json(
+        run.metrics,
+        {
+            "fieldmark": __version__,
+            "test": metrics_document(test),
+            "val": metrics_document(val),
+            "best_epoch": asdict(result.best),
+            "num_epochs": len(result.history),
+            "pictures": {
+                "found": len(data.manifest.samples) + len(data.manifest.left_out),
+                "train": len(data.train),
+                "val": len(data.val),
+                "test": len(data.test),
+                "left_out": len(data.manifest.left_out),
+            },
+            "num_parameters": num_parameters,
+            "seconds": seconds,
+            "machine": describe_machine(runtime),
+        },
+    )
+    progress.say(f"done in {duration(seconds)}; everything is in {run.path}")
+    return Run(
+        run.path,
+        recipe,
+        tuple(result.history),
+        result.best,
+        val.metrics,
+        test.metrics if test else None,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A later look at a model: what it was shown, and how it did.
+
+    Attributes:
+        path: where tables and pictures are.
+        what: the pictures, in words.
+        metrics: the figures.
+        left_out: pictures that could not be read.
+    """
+
+    path: Path
+    what: str
+    metrics: Metrics
+    left_out: int
+
+
+def evaluate(
+    run: str | Path,
+    source: Source | None = None,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a run's model: on its own test part, or on the labelled pictures of `source`.
+
+    Of a source with parts the test part is taken, else `val`, else all of it. Results go to
+    `out`, else into the run, under `evaluations/`.
+
+    Raises:
+        FieldmarkError: no such run or source, a class the model does not know, or a place that
+            cannot be written.
+    """
+    progress = progress or console_progress()
+    model_file = find_model(run)
+    predictor = load(model_file, device)
+    run_directory = RunDirectory(model_file.parent)
+    if source is None:
+        manifest, what = test_part_of(run_directory)
+    else:
+        manifest, what = part_to_evaluate(scan(source, progress=progress))
+        say_shared_pictures(manifest, run_directory, progress)
+    check_classes(manifest, predictor.class_names)
+
+    name = Path(source_words(source) or "test").stem
+    target = run_directory.evaluation(name) if out is None else RunDirectory(Path(out))
+    if out is not None:
+        claim_directory(target.path)
+    store = decode_exactly(manifest, predictor.info.preprocess, progress)
+    manifest = manifest.without(store.left_out)
+    say_left_out(manifest, target, progress)
+    evaluated = evaluate_store(
+        predictor.model,
+        store,
+        predictor.class_names,
+        predictor.info.preprocess,
+        predictor.runtime,
+        progress,
+        batch_size=batch_size,
+        title="evaluating",
+    )
+    write_evaluation(target, evaluated, seed=0)
+    left_out = len(manifest.left_out)
+    document = {
+        "fieldmark": __version__,
+        "model": str(model_file),
+        "pictures": what,
+        "left_out": left_out,
+        "test": metrics_document(evaluated),
+        "machine": describe_machine(predictor.runtime),
+    }
+    write_json(target.metrics, document)
+    return Evaluation(target.path, what, evaluated.metrics, left_out)
+
+
+def show(
+    source: Source,
+    out: str | Path,
+    *,
+    num: int = 20,
+    augmented: bool = False,
+    recipe: Recipe | str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **words: Any,
+) -> Path:
+    """Draw a contact sheet of random labelled pictures, as PNG at `out`.
+
+    Args:
+        num: how many pictures.
+        augmented: as the network sees them in training, under the recipe's words.
+
+    Raises:
+        FieldmarkError: the source cannot be used, or `out` cannot be written.
+    """
+    progress = progress or console_progress()
+    recipe = assemble(recipe, words, settings or {})
+    manifest = find_samples(source, recipe, progress)
+    recipe, _ = settle_for(recipe, manifest)
+    write_source_sheet(Path(out), manifest, recipe, num=num, augmented=augmented)
+    return Path(out)

@@ -1,0 +1,244 @@
+"""The parts that `api` puts together, each a step with a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fieldmark import __version__
+from fieldmark.auto import Facts, settle
+from fieldmark.checkpoint import ModelInfo, load_model, load_weights
+from fieldmark.data.loader import EvalLoader, TrainLoader
+from fieldmark.data.manifest import Manifest, read_manifest
+from fieldmark.data.prepare import PreparedData
+from fieldmark.data.scan import scan
+from fieldmark.errors import (
+    CheckpointError,
+    ModelError,
+    RecipeError,
+    SourceError,
+    check_choice,
+    closest,
+)
+from fieldmark.models.contract import as_network
+from fieldmark.models.registry import create_model, list_models, model_card
+from fieldmark.models.summary import Summary, summarize
+from fieldmark.progress import Progress
+from fieldmark.recipe import Recipe, assemble, to_dict
+from fieldmark.report import write_left_out
+from fieldmark.rundir import RunDirectory, find_model
+from fieldmark.runtime import Runtime
+from fieldmark.training.loop import EpochRow
+
+Source = str | Path | Manifest | Iterable[Any]
+
+NUM_NAMED = 3  # files left out that are named on the screen; left_out.csv has all
+
+
+def source_words(source: Source | None) -> str | None:
+    """How a recipe names a source; pictures handed over in Python have no name."""
+    if source is None:
+        return None
+    return str(source) if isinstance(source, str | Path) else "pictures"
+
+
+def find_samples(source: Source | None, recipe: Recipe, progress: Progress) -> Manifest:
+    """The labelled pictures of a source (else the recipe's), under the recipe's class names."""
+    manifest = scan(recipe.source if source is None else source, progress=progress)
+    names = recipe.data.class_names
+    return manifest.renamed(names) if names else manifest
+
+
+def run_name(recipe: Recipe) -> str:
+    """What a run is called when nobody says: the source and the network."""
+    return f"{Path(recipe.source).resolve().stem or 'pictures'}-{recipe.model.name}"
+
+
+def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
+    """Settle the recipe's "auto" words for these pictures and this network.
+
+    Raises:
+        ModelError: no such network or option.
+    """
+    with torch.device("meta"):  # a network without memory: it is only asked what it admits
+        model = create_model(recipe.model.name, **recipe.model.options)
+    facts = Facts(
+        all_grey=manifest.all_grey,
+        typical_side_px=manifest.typical_side_px,
+        min_size_px=as_network(model).min_size_px,
+        has_norm=model_card(recipe.model.name).has_norm,
+    )
+    return settle(recipe, facts)
+
+
+def summarize_named(
+    model: str,
+    *,
+    classes: int | None,
+    channels: int | None,
+    size_px: int | None,
+    settings: Mapping[str, Any],
+) -> Summary:
+    """The summary of a network by its name, or of a run's model; what is given comes on top.
+
+    Raises:
+        FieldmarkError: neither such a network nor such a run.
+    """
+    names = [card.name for card in list_models()]
+    recipe = assemble(None, {"model": model, "size": size_px}, settings)
+    if model in names:
+        network = create_model(
+            model,
+            num_classes=1000 if classes is None else classes,
+            in_channels=3 if channels is None else channels,
+            **recipe.model.options,
+        )
+        default_px = model_card(model).default_size_px
+        return summarize(
+            network, channels=as_network(network).in_channels, size_px=size_px or default_px
+        )
+    if not Path(model).exists() and closest(model, names):
+        check_choice("model", model, names, error=ModelError)
+    network, info = load_model(find_model(model))
+    if classes is not None:
+        as_network(network).reset_classifier(classes)
+    size = size_px or info.preprocess.size
+    return summarize(network, channels=channels or info.preprocess.channels, size_px=size)
+
+
+def build_network(recipe: Recipe, *, num_classes: int, progress: Progress) -> nn.Module:
+    """The recipe's network, with the recipe's weights.
+
+    Raises:
+        ModelError: no such network or option.
+        CheckpointError: the weights do not fit it.
+        RecipeError: the mode needs weights and none are named.
+    """
+    assert isinstance(recipe.data.channels, int)
+    model = create_model(
+        recipe.model.name,
+        num_classes=num_classes,
+        in_channels=recipe.data.channels,
+        **recipe.model.options,
+    )
+    if recipe.model.weights != "none":
+        progress.say(load_weights(model, find_model(recipe.model.weights)))
+    elif recipe.mode != "scratch":
+        raise RecipeError(
+            f"mode {recipe.mode} starts from trained weights, and none are named",
+            given='weights = "none"',
+            valid="a run, a model.safetensors, or a .safetensors file with torchvision's keys",
+            fix="add --weights, or train with --mode scratch",
+        )
+    return model
+
+
+def make_loaders(
+    data: PreparedData, recipe: Recipe, runtime: Runtime
+) -> tuple[TrainLoader, EvalLoader]:
+    """Augmented training batches and plain validation batches."""
+    batch_size = recipe.training.batch_size
+    train = TrainLoader(
+        data.train,
+        data.labels(data.train),
+        data.preprocess,
+        recipe.augment,
+        runtime,
+        batch_size=batch_size,
+        seed=recipe.seed,
+        sampling=recipe.training.sampling,
+    )
+    val = EvalLoader(
+        data.val, data.labels(data.val), data.preprocess, runtime, batch_size=batch_size
+    )
+    return train, val
+
+
+def model_info(model: nn.Module, data: PreparedData, recipe: Recipe, row: EpochRow) -> ModelInfo:
+    """What travels in the model file beside the weights."""
+    return ModelInfo(
+        architecture=as_network(model).architecture,
+        class_names=data.manifest.class_names,
+        preprocess=data.preprocess,
+        history={
+            "fieldmark": __version__,
+            "recipe": to_dict(recipe),
+            "epoch": row.epoch,
+            "val_accuracy": row.val_accuracy,
+            "num_train": len(data.train),
+        },
+    )
+
+
+def say_left_out(manifest: Manifest, run: RunDirectory, progress: Progress) -> None:
+    """Name the first files that were left out, and write them all down."""
+    left_out = manifest.left_out
+    if not left_out:
+        return
+    write_left_out(run.left_out, left_out)
+    files = "file" if len(left_out) == 1 else "files"
+    progress.say(f"{len(left_out)} {files} left out (all in {run.left_out}):")
+    for item in left_out[:NUM_NAMED]:
+        progress.say(f"  {item.path}: {item.reason}")
+
+
+def test_part_of(run: RunDirectory) -> tuple[Manifest, str]:
+    """The pictures a run kept for its test.
+
+    Raises:
+        CheckpointError: the model file is alone, or the run kept none (`val_is_val`).
+    """
+    if not run.manifest.is_file():
+        raise CheckpointError(
+            "this model stands alone: there is no manifest beside it that names test pictures",
+            given=run.path,
+            fix="say which pictures: fieldmark evaluate MODEL SOURCE",
+        )
+    manifest = read_manifest(run.manifest)
+    samples = tuple(manifest.of_part("test"))
+    if not samples:
+        raise CheckpointError(
+            "this run kept no test pictures (it was trained with val_is_val)",
+            given=run.manifest,
+            fix="say which pictures: fieldmark evaluate RUN SOURCE",
+        )
+    return replace(manifest, samples=samples), f"the run's own test part, {run.manifest}"
+
+
+def part_to_evaluate(manifest: Manifest) -> tuple[Manifest, str]:
+    """The test part of a source, else `val`, else everything."""
+    for part in ("test", "val"):
+        samples = tuple(sample for sample in manifest.samples if sample.part == part)
+        if samples:
+            return replace(manifest, samples=samples), f"the {part} part of the source"
+    return manifest, "all pictures of the source"
+
+
+def say_shared_pictures(manifest: Manifest, run: RunDirectory, progress: Progress) -> None:
+    """Warn when a model is about to be judged on pictures it was trained or chosen on."""
+    if not run.manifest.is_file():
+        return
+    seen = {s.path for s in read_manifest(run.manifest).samples if s.part in ("train", "val")}
+    shared = sum(str(Path(sample.path).resolve()) in seen for sample in manifest.samples)
+    if shared:
+        progress.say(
+            f"WARNING: {shared} of these {len(manifest.samples)} pictures were used to train or "
+            "choose this model; the figures below are too good. For honest ones leave SOURCE out."
+        )
+
+
+def check_classes(manifest: Manifest, class_names: tuple[str, ...]) -> None:
+    """Raise SourceError for a label the model has no output for."""
+    unknown = sorted({sample.label for sample in manifest.samples} - set(class_names))
+    if unknown:
+        raise SourceError(
+            "the pictures have classes that the model does not know",
+            given=", ".join(map(repr, unknown[:5])),
+            valid=class_names,
+            fix="name the classes as the model does, or leave those pictures out",
+        )

@@ -1,0 +1,166 @@
+"""Settles every word of a recipe that says "auto", in one place, each with its reason said.
+
+No torch here: what decides is the recipe and a few facts about the pictures and the network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from fieldmark.errors import RecipeError
+from fieldmark.recipe import AugmentRecipe, Recipe
+
+SMALL_PICTURE_PX: Final = 64
+
+# What each preset says for the words left at "auto". A crop_scale of (1, 1) means no random crop.
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "none": {
+        "crop_scale": (1.0, 1.0),
+        "crop_ratio": (1.0, 1.0),
+        "hflip": 0.0,
+        "vflip": 0.0,
+        "rotate_degrees": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "saturation": 0.0,
+        "hue": 0.0,
+    },
+    # For digits, letters and other small grey pictures, where a mirror image is another sign.
+    "light": {
+        "crop_scale": (0.8, 1.0),
+        "crop_ratio": (0.9, 1.11),
+        "hflip": 0.0,
+        "vflip": 0.0,
+        "rotate_degrees": 8.0,
+        "brightness": 0.1,
+        "contrast": 0.1,
+        "saturation": 0.0,
+        "hue": 0.0,
+    },
+    # For photos. No rotation: at 224 px it costs a CPU as much as all the rest together.
+    "standard": {
+        "crop_scale": (0.35, 1.0),
+        "crop_ratio": (0.75, 1.333),
+        "hflip": 0.5,
+        "vflip": 0.0,
+        "rotate_degrees": 0.0,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+        "hue": 0.02,
+    },
+}
+
+# Peak learning rates by mode and by whether the network has norms. Adam 2e-4 without norms is the
+# AlexNet write-up's; 1e-4 for fine-tuning is what the reference figures of docs/ found to work.
+LEARNING_RATES: Final[dict[tuple[str, str], float]] = {
+    ("adam", "scratch"): 1e-3,
+    ("adam", "scratch, no norms"): 2e-4,
+    ("adam", "finetune"): 1e-4,
+    ("adam", "frozen"): 1e-3,
+    ("sgd", "scratch"): 0.05,
+    ("sgd", "scratch, no norms"): 0.01,
+    ("sgd", "finetune"): 0.005,
+    ("sgd", "frozen"): 0.01,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the choices rest on.
+
+    Attributes:
+        all_grey: every picture is grey.
+        typical_side_px: the median short side of the pictures.
+        min_size_px: the smallest input the network admits.
+        has_norm: the network has normalisation layers.
+    """
+
+    all_grey: bool
+    typical_side_px: int
+    min_size_px: int
+    has_norm: bool
+
+
+def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
+    """The recipe without "auto" (but for mean and std, which are measured, and the device, which
+    belongs to the machine), and one sentence for each choice made.
+
+    Raises:
+        RecipeError: a given size is below what the network admits.
+    """
+    said: list[str] = []
+
+    if recipe.data.size == "auto":
+        size = _input_size(facts)
+        said.append(f"size {size} px: pictures are typically {facts.typical_side_px} px")
+    else:
+        size = recipe.data.size
+    if size < facts.min_size_px:
+        raise RecipeError(
+            f"{recipe.model.name} does not admit pictures that small",
+            given=f"size {size} px",
+            valid=f"{facts.min_size_px} px or more",
+            fix=f"use --size {facts.min_size_px} or more, or another --model",
+        )
+
+    channels = recipe.data.channels
+    if channels == "auto":
+        channels = 1 if facts.all_grey else 3
+        said.append(f"{channels} channel{'s' * (channels > 1)}: " + _grey(facts.all_grey))
+
+    fraction = recipe.data.crop_fraction
+    if fraction == "auto":
+        # The border that a centre crop cuts off matters where pictures are a few pixels wide.
+        fraction = 1.0 if size <= SMALL_PICTURE_PX else 0.875
+
+    lr = recipe.optimizer.lr
+    if lr == "auto":
+        lr = _learning_rate(recipe, facts)
+        said.append(f"learning rate {lr:g}: usual for {recipe.optimizer.name}, {recipe.mode}")
+
+    augment = settle_augment(recipe.augment, grey=channels == 1, size_px=size)
+    if recipe.augment.preset == "auto":
+        kind = "small or grey pictures" if augment.preset == "light" else "photos"
+        said.append(f"augmentation {augment.preset}: usual for {kind}")
+
+    settled = replace(
+        recipe,
+        data=replace(recipe.data, size=size, channels=channels, crop_fraction=fraction),
+        optimizer=replace(recipe.optimizer, lr=lr),
+        augment=augment,
+    )
+    return settled, said
+
+
+def settle_augment(augment: AugmentRecipe, *, grey: bool, size_px: int) -> AugmentRecipe:
+    """Fill the words left at "auto" from the preset (itself chosen by the kind of picture)."""
+    preset = augment.preset
+    if preset == "auto":
+        preset = "light" if grey or size_px <= SMALL_PICTURE_PX else "standard"
+    filled = {
+        word: value for word, value in PRESETS[preset].items() if getattr(augment, word) == "auto"
+    }
+    return replace(augment, preset=preset, **filled)
+
+
+def _input_size(facts: Facts) -> int:
+    """px: small pictures are not blown up to photo size; a multiple of 32 the network admits."""
+    if facts.typical_side_px > SMALL_PICTURE_PX:
+        return max(224, facts.min_size_px)
+    wanted = 32 if facts.typical_side_px <= 40 else 64
+    return max(wanted, math.ceil(facts.min_size_px / 32) * 32)
+
+
+def _learning_rate(recipe: Recipe, facts: Facts) -> float:
+    optimizer = "sgd" if recipe.optimizer.name == "sgd" else "adam"
+    situation: str = "frozen" if recipe.mode in ("frozen", "partial") else recipe.mode
+    if situation == "scratch" and not facts.has_norm:
+        situation = "scratch, no norms"
+    return LEARNING_RATES[optimizer, situation]
+
+
+def _grey(all_grey: bool) -> str:
+    return "every picture is grey" if all_grey else "the pictures have colour"

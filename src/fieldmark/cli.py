@@ -1,0 +1,330 @@
+"""The command line: parse, one call, print. Nothing here imports torch before a verb needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from fieldmark.errors import FieldmarkError
+from fieldmark.progress import console_progress
+from fieldmark.recipe import parse_setting
+
+USER_ERROR, BAD_PICTURES, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a folder of labelled pictures to a classifier whose numbers can be believed.\n\n"
+    "Begin with [bold]fieldmark demo[/bold].",
+)
+
+
+class Format(StrEnum):
+    """How predictions are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of class folders; a folder with train/ val/ [test/]; a manifest CSV "
+        "(path,label[,split]); a folder of IDX files; or a known name (digits).",
+        show_default=False,
+    ),
+]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run directory, its name, or a model.safetensors."),
+]
+ModelOption = Annotated[str | None, typer.Option(help="Network; `fieldmark models` lists them.")]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="Start from a run, a model.safetensors, or other .safetensors.")
+]
+ModeOption = Annotated[
+    str | None, typer.Option(help="scratch, finetune, frozen (head only) or partial.")
+]
+EpochsOption = Annotated[int | None, typer.Option(help="Times the training pictures are shown.")]
+BatchOption = Annotated[int | None, typer.Option(help="Pictures a step.")]
+SizeOption = Annotated[int | None, typer.Option(help="Height and width of the input, px.")]
+LrOption = Annotated[float | None, typer.Option(help="Peak learning rate, per step.")]
+OptimizerOption = Annotated[str | None, typer.Option(help="sgd, adam or adamw.")]
+ScheduleOption = Annotated[str | None, typer.Option(help="constant, step, cosine or one_cycle.")]
+AugmentOption = Annotated[str | None, typer.Option(help="none, light, standard or auto.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+OutOption = Annotated[Path | None, typer.Option(help="The directory to write.")]
+RecipeOption = Annotated[Path | None, typer.Option(help="A recipe in TOML; options come on top.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="section.field=value", help="Any other word of a recipe."),
+]
+
+
+def example(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "[bold]Example[/bold]\n\n" + "\n\n".join(f"  {escape(line)}" for line in lines)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        import fieldmark
+
+        typer.echo(f"fieldmark {fieldmark.__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog=example("fieldmark demo", "fieldmark demo --quick"))
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer epochs.")] = False,
+    out: OutOption = None,
+) -> None:
+    """Train on real handwritten digits: nothing to download, about a minute."""
+    from fieldmark.demo import run_demo
+    from fieldmark.printing import print_run
+
+    progress = console_progress()
+    result = run_demo(progress, quick=quick, out=out)
+    print_run(result.run.test, result.run.val)
+    answer = result.prediction.top(1)[0]
+    console = Console()
+    console.print(
+        f"\n{result.picture} is a {result.label}; the model says "
+        f"[bold]{escape(answer[0])}[/bold] ({answer[1]:.1%}).\n\n"
+        f"Look at    {result.run.path}/curves.png, predictions.png, confusion_matrix.png\n"
+        f"Next       fieldmark predict {result.run.path} {result.picture} --top 3\n"
+        "           fieldmark train YOUR_PHOTOS      (one folder a class)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command(
+    epilog=example(
+        "fieldmark train photos/ --model resnet18 --epochs 30",
+        "fieldmark train photos/ --recipe runs/x/recipe.toml --set training.label_smoothing=0.1",
+    )
+)
+def train(
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="The pictures; see `show --help`.")
+    ] = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    mode: ModeOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    size: SizeOption = None,
+    lr: LrOption = None,
+    optimizer: OptimizerOption = None,
+    schedule: ScheduleOption = None,
+    augment: AugmentOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    val_is_val: Annotated[
+        bool, typer.Option("--val-is-val", help="Select on the source's val/: no test is left.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A picture that cannot be read stops the run.")
+    ] = False,
+    out: OutOption = None,
+    name: Annotated[str | None, typer.Option(help="The run's name, below runs/.")] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Train a classifier, say how good it is, and keep it in one safe file."""
+    from fieldmark import api
+    from fieldmark.printing import print_run
+
+    run = api.train(
+        source,
+        recipe=recipe,
+        settings=dict(map(parse_setting, settings or ())),
+        out=out,
+        name=name,
+        progress=console_progress(),
+        model=model,
+        weights=weights,
+        mode=mode,
+        epochs=epochs,
+        batch_size=batch_size,
+        size=size,
+        lr=lr,
+        optimizer=optimizer,
+        schedule=schedule,
+        augment=augment,
+        seed=seed,
+        device=device,
+        val_is_val=val_is_val or None,
+        strict=strict or None,
+    )
+    print_run(run.test, run.val)
+    typer.echo(f"\nNext: fieldmark predict {run.path} PICTURES")
+
+
+@app.command(
+    epilog=example("fieldmark evaluate runs/photos-resnet18", "fieldmark evaluate runs/x new/")
+)
+def evaluate(
+    run: RunArgument,
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="SOURCE", help="Other labelled pictures; default: the test part."),
+    ] = None,
+    device: DeviceOption = None,
+    batch_size: BatchOption = None,
+    out: OutOption = None,
+) -> None:
+    """Evaluate a model on its test part, or on other labelled pictures."""
+    from fieldmark import api
+    from fieldmark.printing import print_metrics
+
+    result = api.evaluate(
+        run,
+        source,
+        out=out,
+        device=device or "auto",
+        batch_size=batch_size or 32,
+        progress=console_progress(),
+    )
+    typer.echo(f"pictures: {result.what}")
+    print_metrics("accuracy", result.metrics)
+    typer.echo(f"\ntables and pictures are in {result.path}")
+
+
+@app.command(
+    epilog=example(
+        "fieldmark predict runs/photos-resnet18 new/*.jpg --top 3",
+        "fieldmark predict runs/photos-resnet18 new/ --format csv > answers.csv",
+    )
+)
+def predict(
+    run: RunArgument,
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATHS...", help="Pictures, folders or patterns.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Likeliest classes to show.")] = 1,
+    format: Annotated[Format, typer.Option(help="How to print.")] = Format.TABLE,
+    device: DeviceOption = None,
+    batch_size: BatchOption = None,
+) -> None:
+    """Classify pictures: class and probability. A picture that cannot be read gets an error row."""
+    from fieldmark.predict import find_pictures, load
+    from fieldmark.printing import print_predictions
+
+    predictor = load(run, device or "auto")
+    predictions = predictor.predict_each(
+        find_pictures(paths), batch_size=batch_size or 32, progress=console_progress(stderr=True)
+    )
+    num_bad = print_predictions(predictions, top, format)
+    if num_bad:
+        typer.echo(f"{num_bad} could not be read; their rows say why", err=True)
+        raise typer.Exit(BAD_PICTURES)
+
+
+@app.command(
+    epilog=example("fieldmark summary resnet50 --classes 4", "fieldmark summary runs/photos-vgg16")
+)
+def summary(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A network's name, or a run.")],
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="Input channels.")] = None,
+    size: SizeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Every layer of a network: output shape, parameters, FLOPs; totals and memory."""
+    from fieldmark.assembly import summarize_named
+    from fieldmark.printing import print_summary
+
+    options = dict(map(parse_setting, settings or ()))
+    print_summary(
+        summarize_named(model, classes=classes, channels=channels, size_px=size, settings=options)
+    )
+
+
+@app.command(epilog=example("fieldmark models"))
+def models() -> None:
+    """The networks that can be named."""
+    from fieldmark.models.registry import list_models
+    from fieldmark.printing import print_models
+
+    print_models(list_models())
+
+
+@app.command(
+    epilog=example(
+        "fieldmark show photos/", "fieldmark show photos/ --augmented --augment standard"
+    )
+)
+def show(
+    source: SourceArgument,
+    num: Annotated[int, typer.Option(min=1, max=400, help="How many pictures.")] = 20,
+    augmented: Annotated[
+        bool, typer.Option("--augmented", help="As the network sees them in training.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("contact_sheet.png"),
+    model: ModelOption = None,
+    size: SizeOption = None,
+    augment: AugmentOption = None,
+    seed: SeedOption = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """A contact sheet of random pictures with their labels."""
+    from fieldmark import api
+
+    path = api.show(
+        source,
+        out,
+        num=num,
+        augmented=augmented,
+        recipe=recipe,
+        settings=dict(map(parse_setting, settings or ())),
+        progress=console_progress(),
+        model=model,
+        size=size,
+        augment=augment,
+        seed=seed,
+    )
+    typer.echo(f"{path} is ready to be looked at")
+
+
+def main() -> None:
+    """Run a command; errors that a user can put right are shown without a traceback."""
+    try:
+        app()
+    except FieldmarkError as error:
+        _fail(str(error), USER_ERROR)
+    except KeyboardInterrupt:
+        _fail("stopped by Ctrl-C", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (`head`, say) has left. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(USER_ERROR)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    Console(stderr=True).print(Text(text), soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

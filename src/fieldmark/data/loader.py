@@ -1,0 +1,197 @@
+"""Batches from a pixel store, prepared by a thread ahead of the step. No worker processes.
+
+What is in a batch depends on (seed, epoch, position) alone: not on how far ahead the thread
+runs, nor on what happened in earlier epochs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fieldmark.data.augment import augment_batch, crops_randomly, random_resized_crop
+from fieldmark.data.preprocess import normalize, to_batch
+from fieldmark.data.store import PixelStore
+from fieldmark.errors import PictureError
+from fieldmark.recipe import AugmentRecipe
+from fieldmark.runtime import Runtime
+from fieldmark.types import Preprocess
+
+PREFETCH = 2  # batches ahead; more only takes memory
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures ready for the network, on its device.
+
+    Attributes:
+        images_bchw: normalised float32.
+        labels_b: int64 class numbers; -1 where the label is unknown.
+        indices_b: int64 positions in the store, on the CPU.
+    """
+
+    images_bchw: torch.Tensor
+    labels_b: torch.Tensor
+    indices_b: torch.Tensor
+
+
+class TrainLoader:
+    """Shuffled, augmented batches of the training pictures, anew each epoch.
+
+    Args:
+        store: pictures stored for crops, or exactly when `augment` has no random crop.
+        labels: class number of each picture in the store.
+        batch_size: pictures a batch. The last one is smaller; if it would hold a single picture
+            that picture joins the batch before, as batch norm cannot learn from one.
+        sampling: "shuffle" shows every picture once an epoch; "balanced" draws with replacement
+            so that every class comes equally often.
+    """
+
+    def __init__(
+        self,
+        store: PixelStore,
+        labels: Sequence[int],
+        preprocess: Preprocess,
+        augment: AugmentRecipe,
+        runtime: Runtime,
+        *,
+        batch_size: int,
+        seed: int,
+        sampling: Literal["shuffle", "balanced"] = "shuffle",
+    ) -> None:
+        self.store, self.preprocess, self.augment = store, preprocess, augment
+        self.labels_n = torch.as_tensor(labels, dtype=torch.int64)
+        self.runtime, self.batch_size = runtime, batch_size
+        self.seed, self.sampling = seed, sampling
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return len(_batch_slices(len(self.store), self.batch_size))
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch (0-based), in order."""
+        order_n = self.order(epoch)
+        slices = _batch_slices(len(order_n), self.batch_size)
+        return _ahead(
+            partial(self._prepare, order_n[part], epoch, position)
+            for position, part in enumerate(slices)
+        )
+
+    def order(self, epoch: int) -> torch.Tensor:
+        """(n,) positions in the order in which `epoch` shows them."""
+        generator = batch_generator(self.seed, epoch)
+        num = len(self.store)
+        if self.sampling == "shuffle":
+            return torch.randperm(num, generator=generator)
+        counts_k = torch.bincount(self.labels_n)
+        weights_n = 1.0 / counts_k[self.labels_n]
+        return torch.multinomial(weights_n, num, replacement=True, generator=generator)
+
+    def _prepare(self, indices_b: torch.Tensor, epoch: int, position: int) -> Batch | None:
+        # + 1: SeedSequence takes (seed, epoch) and (seed, epoch, 0) for the same.
+        generator = batch_generator(self.seed, epoch, position + 1)
+        indices_b, pictures = _read(self.store, indices_b)
+        if not pictures:
+            return None
+        if crops_randomly(self.augment):
+            scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
+            assert not isinstance(scale, str)
+            assert not isinstance(ratio, str)
+            images_bchw = random_resized_crop(
+                pictures, self.preprocess.size, scale, ratio, generator
+            )
+        else:
+            images_bchw = to_batch(pictures)
+        images_bchw = augment_batch(self.runtime.place(images_bchw), self.augment, generator)
+        images_bchw = normalize(images_bchw, self.preprocess)
+        return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
+
+
+class EvalLoader:
+    """Every picture once, in order, exactly as `Preprocess` makes it. Never augmented.
+
+    Args:
+        store: pictures loaded with `load_exact`.
+        labels: class number of each picture in the store, -1 where unknown.
+    """
+
+    def __init__(
+        self,
+        store: PixelStore,
+        labels: Sequence[int],
+        preprocess: Preprocess,
+        runtime: Runtime,
+        *,
+        batch_size: int,
+    ) -> None:
+        self.store, self.preprocess, self.runtime = store, preprocess, runtime
+        self.labels_n = torch.as_tensor(labels, dtype=torch.int64)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.store) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        starts = range(0, len(self.store), self.batch_size)
+        return _ahead(partial(self._prepare, start) for start in starts)
+
+    def _prepare(self, start: int) -> Batch | None:
+        stop = min(start + self.batch_size, len(self.store))
+        indices_b, pictures = _read(self.store, torch.arange(start, stop))
+        if not pictures:
+            return None
+        images_bchw = normalize(self.runtime.place(to_batch(pictures)), self.preprocess)
+        return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
+
+
+def batch_generator(seed: int, *place: int) -> torch.Generator:
+    """A generator that depends on the seed and the place (epoch, batch) alone.
+
+    numpy's SeedSequence mixes them so that neighbouring places share nothing.
+    """
+    state = np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def _read(store: PixelStore, indices_b: torch.Tensor) -> tuple[torch.Tensor, list[np.ndarray]]:
+    """The pictures at these positions; those gone since the store was built are left out."""
+    found, pictures = [], []
+    for index in indices_b.tolist():
+        try:
+            pictures.append(store.get(index))
+        except PictureError:
+            continue
+        found.append(index)
+    return torch.tensor(found, dtype=torch.int64), pictures
+
+
+def _batch_slices(num: int, batch_size: int) -> list[slice]:
+    starts = list(range(0, num, batch_size))
+    if len(starts) > 1 and num - starts[-1] == 1:
+        starts.pop()
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], num], strict=True)]
+
+
+def _ahead(jobs: Iterator[Callable[[], Batch | None]]) -> Iterator[Batch]:
+    """Run the jobs in order in one thread, a few ahead of the reader."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fieldmark-loader") as pool:
+        pending: deque[Future[Batch | None]] = deque()
+        try:
+            for job in jobs:
+                pending.append(pool.submit(job))
+                if len(pending) > PREFETCH and (batch := pending.popleft().result()):
+                    yield batch
+            while pending:
+                if batch := pending.popleft().result():
+                    yield batch
+        finally:
+            for future in pending:
+                future.cancel()

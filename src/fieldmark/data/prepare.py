@@ -1,0 +1,180 @@
+"""From a split manifest to pixel stores: the whole data side of a training in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from fieldmark.data.augment import crops_randomly
+from fieldmark.data.manifest import Manifest
+from fieldmark.data.preprocess import Pixels, load_exact, load_for_crops, measure_mean_std
+from fieldmark.data.store import PixelStore, build_store, fits_in_memory
+from fieldmark.errors import RecipeError, SourceError
+from fieldmark.progress import Progress
+from fieldmark.recipe import Recipe
+from fieldmark.types import LeftOut, Part, Preprocess
+
+# Pictures that mean and std are measured on; more would not move the fourth digit by much.
+NUM_MEASURED: Final = 1000
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Decoded pictures of a source and how they are made.
+
+    Attributes:
+        manifest: the samples that can be read; the others are in its `left_out`.
+        preprocess: complete, with measured mean and std where the recipe left them open.
+        train: stored for random crops, or exactly when there are none.
+        val, test: stored exactly as `preprocess` makes them. `test` is empty with val_is_val.
+    """
+
+    manifest: Manifest
+    preprocess: Preprocess
+    train: PixelStore
+    val: PixelStore
+    test: PixelStore
+
+    def labels(self, store: PixelStore) -> list[int]:
+        """Class numbers of a store's pictures, in its order."""
+        return labels_of(store, self.manifest.class_names)
+
+
+def prepare_data(manifest: Manifest, recipe: Recipe, progress: Progress) -> PreparedData:
+    """Decode every picture once and measure what the recipe leaves to measuring.
+
+    Args:
+        manifest: split into parts.
+        recipe: settled, but for mean and std.
+
+    Raises:
+        SourceError: a class or a part has no readable picture left, or one cannot be read and
+            the recipe is strict.
+        RecipeError: mean or std do not match the channels.
+    """
+    draft = draft_preprocess(recipe)
+    keep = recipe.data.cache == "ram" or (
+        recipe.data.cache == "auto"
+        and fits_in_memory(len(manifest.samples), draft, manifest.typical_side_px)
+    )
+    if not keep:
+        progress.say("pictures are decoded again each epoch: they would not fit into memory")
+
+    def store(part: Part, load: Callable[[str], Pixels]) -> PixelStore:
+        title = f"decoding {part}"
+        samples = manifest.of_part(part)
+        return build_store(
+            samples, load, keep=keep, strict=recipe.data.strict, title=title, progress=progress
+        )
+
+    exact_load = partial(load_exact, preprocess=draft)
+    train = store("train", training_load(recipe, draft))
+    val = store("val", exact_load)
+    test = store("test", exact_load)
+    manifest = manifest.without([*train.left_out, *val.left_out, *test.left_out])
+    check_parts(manifest, expect_test=bool(test.samples or test.left_out))
+    return PreparedData(manifest, _measured(draft, recipe, train), train, val, test)
+
+
+def decode_exactly(
+    manifest: Manifest, preprocess: Preprocess, progress: Progress, *, strict: bool = False
+) -> PixelStore:
+    """All samples of a manifest as a trained model sees them; the unreadable ones left out."""
+    return build_store(
+        manifest.samples,
+        partial(load_exact, preprocess=preprocess),
+        keep=fits_in_memory(len(manifest.samples), preprocess, preprocess.size),
+        strict=strict,
+        title="decoding",
+        progress=progress,
+    )
+
+
+def labels_of(store: PixelStore, class_names: Sequence[str]) -> list[int]:
+    """Class numbers of a store's pictures, in its order."""
+    number = {name: position for position, name in enumerate(class_names)}
+    return [number[sample.label] for sample in store.samples]
+
+
+def training_load(recipe: Recipe, preprocess: Preprocess) -> Callable[[str], Pixels]:
+    """How training pictures are decoded: for random crops, or exactly when there are none."""
+    if crops_randomly(recipe.augment):
+        return whole_load(preprocess)
+    return partial(load_exact, preprocess=preprocess)
+
+
+def whole_load(preprocess: Preprocess) -> Callable[[str], Pixels]:
+    """Decodes whole pictures, a little larger than the input."""
+    return partial(load_for_crops, preprocess=preprocess)
+
+
+def check_parts(manifest: Manifest, *, expect_test: bool) -> None:
+    """Raise SourceError where unreadable pictures have left a hole that stops a training."""
+    train_counts = manifest.count_by_class("train")
+    for name in manifest.class_names:
+        if not train_counts.get(name):
+            raise SourceError(
+                f"class {name!r} has no readable training picture",
+                given=_reasons(manifest.left_out),
+                fix="mend or add pictures of that class, or take the class away",
+            )
+    needed: tuple[Part, ...] = ("val", "test") if expect_test else ("val",)
+    for part in needed:
+        if not manifest.of_part(part):
+            raise SourceError(
+                f"no readable picture is left in the part {part!r}",
+                given=_reasons(manifest.left_out),
+                fix="mend or add pictures",
+            )
+
+
+def _reasons(left_out: Sequence[LeftOut]) -> str:
+    shown = "; ".join(f"{item.path}: {item.reason}" for item in left_out[:3])
+    return f"{len(left_out)} pictures were left out: {shown}" if left_out else "no such picture"
+
+
+def draft_preprocess(recipe: Recipe) -> Preprocess:
+    """The preprocess of a settled recipe; mean 0 and std 1 stand in where they are measured."""
+    data = recipe.data
+    assert isinstance(data.size, int)
+    assert isinstance(data.channels, int)
+    assert isinstance(data.crop_fraction, float)
+    for word, values in (("mean", data.mean), ("std", data.std)):
+        if values != "auto" and len(values) != data.channels:
+            raise RecipeError(
+                f"data.{word} needs one number a channel",
+                given=values,
+                valid=f"{data.channels} numbers",
+                fix=f"give data.{word} {data.channels} numbers, or drop it to have it measured",
+            )
+    if data.std != "auto" and min(data.std) <= 0:
+        raise RecipeError(
+            "data.std must be above 0",
+            given=data.std,
+            fix="drop data.std to have it measured",
+        )
+    return Preprocess(
+        size=data.size,
+        channels=data.channels,
+        mean=(0.0,) * data.channels if data.mean == "auto" else data.mean,
+        std=(1.0,) * data.channels if data.std == "auto" else data.std,
+        resize=data.resize,
+        crop_fraction=data.crop_fraction,
+        interpolation=data.interpolation,
+    )
+
+
+def _measured(draft: Preprocess, recipe: Recipe, train: PixelStore) -> Preprocess:
+    """`draft` with mean and std of evenly chosen training pictures where the recipe says auto."""
+    if "auto" not in (recipe.data.mean, recipe.data.std):
+        return draft
+    stride = max(1, len(train) // NUM_MEASURED)
+    pictures = (train.get(index) for index in range(0, len(train), stride))
+    mean, std = measure_mean_std(pictures, draft.channels)
+    return replace(
+        draft,
+        mean=mean if recipe.data.mean == "auto" else draft.mean,
+        std=std if recipe.data.std == "auto" else draft.std,
+    )

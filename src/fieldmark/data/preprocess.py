@@ -1,0 +1,149 @@
+"""The one way from a picture file to a network input. A second resize anywhere is a bug.
+
+The first half (decode, crop, resize) gives uint8, which is what is stored; the second half
+(`normalize`) runs on the device, on whole batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from fieldmark.data.pictures import open_picture
+from fieldmark.types import Preprocess
+
+Pixels = npt.NDArray[np.uint8]  # (h, w, c)
+Box = tuple[float, float, float, float]  # left, top, right, bottom; px of the source picture
+
+# JPEGs are decoded at 1/2, 1/4 or 1/8 only while twice the wanted side is left, so that the
+# antialiased resize still decides how the result looks.
+DECODE_MARGIN: Final = 2.0
+
+# Training pictures are stored this much larger than the input, for random crops to cut from.
+# With crops of 35-100 % of the area, three in four are still scaled down rather than up.
+STORE_MARGIN: Final = 1.5
+
+# A crop's proportions are near 1, so what lies beyond 4:1 can be cut off before storing.
+# Without a limit a 1 x 10,000 picture would be enlarged to 336 x 3,360,000.
+MAX_ASPECT: Final = 4.0
+
+FILTERS: Final = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def load_exact(path: str, preprocess: Preprocess) -> Pixels:
+    """The picture as the network is shown it in evaluation and prediction.
+
+    Returns:
+        (size, size, c) uint8.
+
+    Raises:
+        PictureError: the file cannot be used; its `problem` says why in a few words.
+    """
+    short_side_px = round(preprocess.size / preprocess.crop_fraction)
+    picture = open_picture(path, preprocess.channels, round(short_side_px * DECODE_MARGIN))
+    box = input_box(picture.width, picture.height, preprocess)
+    square = (preprocess.size, preprocess.size)
+    return _pixels(picture.resize(square, FILTERS[preprocess.interpolation], box=box))
+
+
+def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
+    """The whole picture, scaled so that random crops can be cut from it; never scaled up.
+
+    Returns:
+        (h, w, c) uint8 with `min(h, w) <= round(STORE_MARGIN * size)`.
+
+    Raises:
+        PictureError: the file cannot be used.
+    """
+    short_px = round(preprocess.size * STORE_MARGIN)
+    picture = open_picture(path, preprocess.channels, round(short_px * DECODE_MARGIN))
+    width, height = picture.size
+    shown = (min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width))
+    left, top = (width - shown[0]) / 2, (height - shown[1]) / 2
+    shrink = min(1.0, short_px / min(shown))
+    target = (max(1, round(shown[0] * shrink)), max(1, round(shown[1] * shrink)))
+    if target == picture.size:
+        return _pixels(picture)
+    box = (left, top, left + shown[0], top + shown[1])
+    return _pixels(picture.resize(target, FILTERS[preprocess.interpolation], box=box))
+
+
+def input_box(width: int, height: int, preprocess: Preprocess) -> Box:
+    """The part of a `width` x `height` picture that fills the network's input.
+
+    One resize of this box gives, to the pixel, what torchvision's `Resize` followed by
+    `CenterCrop` gives (a test holds that), without ever making the part that is cut away.
+    """
+    if preprocess.resize == "squash":
+        return (0.0, 0.0, float(width), float(height))
+    size = preprocess.size
+    short = round(size / preprocess.crop_fraction)
+    if width <= height:
+        scaled_w, scaled_h = short, int(short * height / width)
+    else:
+        scaled_w, scaled_h = int(short * width / height), short
+    left = round((scaled_w - size) / 2)
+    top = round((scaled_h - size) / 2)
+    x, y = width / scaled_w, height / scaled_h
+    # min(): float rounding may put the far edge a hair outside, which Pillow refuses.
+    return (
+        left * x,
+        top * y,
+        min((left + size) * x, float(width)),
+        min((top + size) * y, float(height)),
+    )
+
+
+def to_batch(pictures: Iterable[Pixels]) -> torch.Tensor:
+    """Stack pictures of one size: (h, w, c) arrays to a (b, c, h, w) uint8 tensor."""
+    return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2)
+
+
+def normalize(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """(b, c, h, w) uint8 in 0-255, or float in 0-1, to normalised float32."""
+    if images_bchw.dtype == torch.uint8:
+        images_bchw = images_bchw.float() / 255
+    mean_c11 = torch.tensor(preprocess.mean, device=images_bchw.device).view(-1, 1, 1)
+    std_c11 = torch.tensor(preprocess.std, device=images_bchw.device).view(-1, 1, 1)
+    return (images_bchw - mean_c11) / std_c11
+
+
+def denormalize(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """Inverse of `normalize`, for people to look at: (b, c, h, w) uint8."""
+    mean_c11 = torch.tensor(preprocess.mean, device=images_bchw.device).view(-1, 1, 1)
+    std_c11 = torch.tensor(preprocess.std, device=images_bchw.device).view(-1, 1, 1)
+    return ((images_bchw * std_c11 + mean_c11) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def measure_mean_std(
+    pictures: Iterable[Pixels], channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, white = 1, to 4 digits.
+
+    Four digits keep recipes readable; the difference is far below one grey level.
+    """
+    # Counting the 256 grey levels is exact and needs no float copy of every picture.
+    histogram = np.zeros((channels, 256))
+    for pixels in pictures:
+        for channel in range(channels):
+            histogram[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+    levels = np.arange(256) / 255
+    share = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0))
+    # Pictures of one flat colour have no spread; dividing by 1 leaves them alone.
+    std = np.where(std < 1e-4, 1.0, std)
+    return tuple(round(float(m), 4) for m in mean), tuple(round(float(s), 4) for s in std)
+
+
+def _pixels(picture: Image.Image) -> Pixels:
+    array = np.array(picture)  # a copy: torch warns about Pillow's read-only memory
+    return array[:, :, None] if array.ndim == 2 else array

@@ -1,0 +1,149 @@
+"""A saved model put to work on new pictures."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, overload
+
+from torch import nn
+
+from fieldmark.checkpoint import ModelInfo, load_model
+from fieldmark.data.loader import EvalLoader
+from fieldmark.data.preprocess import load_exact
+from fieldmark.data.scan import find_files_below
+from fieldmark.data.store import build_store
+from fieldmark.errors import PictureError, SourceError
+from fieldmark.evaluation.metrics import softmax
+from fieldmark.inference import run_inference
+from fieldmark.progress import Progress, Silent
+from fieldmark.rundir import find_model
+from fieldmark.runtime import Runtime, open_runtime
+from fieldmark.types import Prediction, Sample
+
+CHUNK: Final = 256  # pictures decoded at a time: bounds memory, however many there are
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network with its preprocess and class names. Make one with `load`."""
+
+    model: nn.Module
+    info: ModelInfo
+    runtime: Runtime
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the network's outputs."""
+        return self.info.class_names
+
+    @overload
+    def predict(self, pictures: str | Path) -> Prediction: ...
+    @overload
+    def predict(self, pictures: list[str] | list[Path]) -> list[Prediction]: ...
+    def predict(
+        self, pictures: str | Path | list[str] | list[Path]
+    ) -> Prediction | list[Prediction]:
+        """Classify one picture file, or several.
+
+        Returns:
+            For several pictures one prediction each, in order; one that could not be read has
+            its `error` set and does not stop the others.
+
+        Raises:
+            PictureError: a single picture was given and cannot be read.
+        """
+        if not isinstance(pictures, str | Path):
+            return list(self.predict_each(pictures))
+        prediction = next(self.predict_each([pictures]))
+        if prediction.error is not None:
+            raise PictureError(
+                f"cannot classify this picture: {prediction.error}",
+                given=pictures,
+                fix="check the path and the file",
+            )
+        return prediction
+
+    def predict_each(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        batch_size: int = 32,
+        progress: Progress | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify any number of pictures; predictions come in order, a chunk at a time."""
+        names = [str(path) for path in paths]
+        with (progress or Silent()).task("classifying", total=len(names)) as task:
+            for start in range(0, len(names), CHUNK):
+                chunk = names[start : start + CHUNK]
+                yield from self._predict_chunk(chunk, batch_size)
+                task.advance(len(chunk))
+
+    def _predict_chunk(self, paths: Sequence[str], batch_size: int) -> list[Prediction]:
+        store = build_store(
+            [Sample(path, label="") for path in paths],
+            partial(load_exact, preprocess=self.info.preprocess),
+            keep=True,
+            strict=False,
+            title="decoding",
+            progress=Silent(),
+        )
+        done = {item.path: Prediction(item.path, error=item.reason) for item in store.left_out}
+        unknown = [-1] * len(store)
+        loader = EvalLoader(
+            store, unknown, self.info.preprocess, self.runtime, batch_size=batch_size
+        )
+        outputs = run_inference(self.model, loader, self.runtime)
+        if not len(store):
+            return [done[path] for path in paths]
+        probabilities_nk = softmax(outputs.logits_nk.numpy())
+        for sample, probabilities_k in zip(store.samples, probabilities_nk, strict=True):
+            done[sample.path] = Prediction(
+                sample.path, self.class_names, tuple(map(float, probabilities_k))
+            )
+        return [done[path] for path in paths]
+
+
+def load(run: str | Path, device: str = "auto") -> Predictor:
+    """Load a model from a run directory, the name of a run, or a model.safetensors.
+
+    Raises:
+        CheckpointError: there is no such model, or its file is damaged.
+    """
+    model, info = load_model(find_model(run))
+    runtime = open_runtime(device)
+    model.to(runtime.device)
+    return Predictor(model, info, runtime)
+
+
+def find_pictures(words: Sequence[str]) -> list[str]:
+    """The picture files that `words` mean: files, folders (searched below), glob patterns.
+
+    A file named outright is taken whatever it is, so that its error is shown beside it. Each file
+    comes once, in the order of the words.
+
+    Raises:
+        SourceError: a word means nothing at all.
+    """
+    found: dict[str, None] = {}
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            matches = find_files_below(path)
+        elif path.exists() or not glob.has_magic(word):
+            # A missing file stays in the list: it gets its own error row.
+            matches = [word]
+        else:
+            matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - absolute ones too
+        if not matches:
+            raise SourceError(
+                "no picture is found there",
+                given=repr(word),
+                valid="picture files, folders with pictures, patterns such as 'new/*.jpg'",
+                fix="check the path; quote patterns so that the shell leaves them alone",
+            )
+        found.update(dict.fromkeys(matches))
+    return list(found)

@@ -1,0 +1,168 @@
+"""How results look in a terminal or a pipe. No torch: results arrive as plain types."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fieldmark.evaluation.metrics import Metrics
+from fieldmark.evaluation.tables import per_class_table, printable
+from fieldmark.types import Prediction
+
+if TYPE_CHECKING:
+    from fieldmark.models.registry import ModelCard
+    from fieldmark.models.summary import Summary
+
+
+def print_run(test: Metrics | None, val: Metrics) -> None:
+    """The figures at the end of a training."""
+    if test is not None:
+        print_metrics("test accuracy", test)
+        return
+    print_metrics("validation accuracy", val)
+    Console().print(
+        "This part chose the epoch, so the figure is too good; no test part was kept.",
+        soft_wrap=True,
+    )
+
+
+def print_metrics(what: str, metrics: Metrics) -> None:
+    """Accuracy with its interval, then each class."""
+    console, accuracy = Console(), metrics.accuracy
+    console.print()
+    console.print(per_class_table(metrics))
+    console.print(
+        f"\n[bold]{what} {accuracy.value:.3f}[/bold]  95 % interval {accuracy.low:.3f}-"
+        f"{accuracy.high:.3f}, {accuracy.n} pictures; loss {metrics.loss:.4f}, "
+        f"macro F1 {metrics.macro_f1:.3f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_predictions(predictions: Iterable[Prediction], top: int, style: str) -> int:
+    """Print predictions as `style` (table, json or csv) says; returns how many are errors."""
+    printers = {"table": _as_table, "json": _as_json, "csv": _as_csv}
+    counted = _Counted(predictions)
+    printers[style](counted, top)
+    return counted.num_errors
+
+
+class _Counted:
+    """Passes predictions on and counts the errors among them."""
+
+    def __init__(self, predictions: Iterable[Prediction]) -> None:
+        self.predictions, self.num_errors = predictions, 0
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for prediction in self.predictions:
+            self.num_errors += prediction.error is not None
+            yield prediction
+
+
+def _as_table(predictions: Iterable[Prediction], top: int) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("picture", overflow="fold")
+    for rank in range(1, top + 1):
+        table.add_column("class" if top == 1 else f"{rank}.")
+        table.add_column("probability" if top == 1 else "", justify="right")
+    for prediction in predictions:
+        cells = [Text(printable(prediction.path))]
+        if prediction.error is not None:
+            cells.append(Text(f"error: {prediction.error}", style="red"))
+        for name, probability in prediction.top(top):
+            cells += [Text(printable(name)), Text(f"{probability:.3f}")]
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _as_json(predictions: Iterable[Prediction], top: int) -> None:
+    """A JSON array, an object a line: readable whole, and line by line with little effort."""
+    sys.stdout.write("[")
+    for number, prediction in enumerate(predictions):
+        answer: dict[str, object] = {"path": prediction.path}
+        if prediction.error is None:
+            answer["top"] = [{"class": c, "probability": p} for c, p in prediction.top(top)]
+        else:
+            answer["error"] = prediction.error
+        sys.stdout.write((",\n " if number else "\n ") + json.dumps(answer, ensure_ascii=False))
+    sys.stdout.write("\n]\n")
+
+
+def _as_csv(predictions: Iterable[Prediction], top: int) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    ranks = [""] if top == 1 else [f"_{rank}" for rank in range(1, top + 1)]
+    header = [name for rank in ranks for name in (f"class{rank}", f"probability{rank}")]
+    writer.writerow(["path", *header, "error"])
+    for prediction in predictions:
+        cells: list[object] = [c for pair in prediction.top(top) for c in pair]
+        cells += [""] * (2 * top - len(cells))
+        writer.writerow([prediction.path, *cells, prediction.error or ""])
+
+
+def print_models(cards: Sequence[ModelCard]) -> None:
+    """The networks, one a line."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, justify in (
+        ("name", "left"),
+        ("parameters", "right"),
+        ("size px", "right"),
+        ("smallest", "right"),
+        ("paper", "left"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=heading != "paper")  # type: ignore[arg-type]
+    for card in cards:
+        table.add_row(
+            card.name,
+            f"{card.num_parameters / 1e6:.1f} M",
+            str(card.default_size_px),
+            str(card.min_size_px),
+            card.paper,
+        )
+    Console().print(table)
+
+
+def print_summary(summary: Summary) -> None:
+    """The layers in the order they run, a rule between stages, and the totals."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, justify in (
+        ("stage", "left"),
+        ("layer", "left"),
+        ("kind", "left"),
+        ("output shape", "right"),
+        ("parameters", "right"),
+        ("MFLOPs", "right"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    stage = None
+    for row in summary.rows:
+        table.add_row(
+            row.stage if row.stage != stage else "",
+            row.name,
+            row.kind,
+            "x".join(map(str, row.output_shape)),
+            f"{row.num_parameters:,}" if row.num_parameters else "",
+            f"{row.flops / 1e6:,.1f}" if row.flops else "",
+        )
+        stage = row.stage
+    console.print(table)
+    shape = "x".join(map(str, summary.input_shape))
+    total_mb = summary.input_mb + summary.activations_mb + summary.parameters_mb
+    console.print(
+        f"\nparameters   {summary.num_parameters:,} "
+        f"({summary.num_trainable_parameters:,} trainable)\n"
+        f"FLOPs        {summary.flops / 1e9:.2f} G for one picture of {shape} "
+        "(two for each multiply-add)\n"
+        f"memory       input {summary.input_mb:.2f} MB + activations "
+        f"{summary.activations_mb:.2f} MB + parameters {summary.parameters_mb:.2f} MB "
+        f"= {total_mb:.2f} MB",
+        highlight=False,
+    )

@@ -1,0 +1,158 @@
+"""Writes what a run leaves behind: tables, figures and pictures of results computed elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from fieldmark.data.loader import TrainLoader
+from fieldmark.data.manifest import Manifest
+from fieldmark.data.prepare import draft_preprocess, labels_of, training_load, whole_load
+from fieldmark.data.preprocess import Pixels, denormalize
+from fieldmark.data.store import build_store
+from fieldmark.errors import SourceError
+from fieldmark.evaluate import Evaluated
+from fieldmark.evaluation.tables import confusion_csv, csv_text, predictions_csv
+from fieldmark.figures.confusion import draw_confusion
+from fieldmark.figures.contact_sheet import draw_contact_sheet
+from fieldmark.figures.curves import draw_curves
+from fieldmark.files import write_text
+from fieldmark.progress import Silent
+from fieldmark.recipe import Recipe
+from fieldmark.rundir import RunDirectory
+from fieldmark.runtime import Runtime
+from fieldmark.training.loop import EpochRow
+from fieldmark.types import LeftOut
+
+NUM_SHOWN: Final = 20  # pictures on a contact sheet
+
+
+def write_history(run: RunDirectory, history: Sequence[EpochRow]) -> None:
+    """`history.csv`, a row an epoch. Floats are written whole, so that equal runs compare equal."""
+    rows = [[field.name for field in fields(EpochRow)], *(astuple(row) for row in history)]
+    write_text(run.history, csv_text(rows))
+
+
+def write_left_out(path: Path, left_out: Sequence[LeftOut]) -> None:
+    """`left_out.csv`: every file that was found and not used, with the reason."""
+    write_text(path, csv_text([["path", "reason"], *(astuple(item) for item in left_out)]))
+
+
+def write_json(path: Path, values: Mapping[Any, Any]) -> None:
+    """Readable JSON; refuses NaN, which no JSON reader must accept."""
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_curves(run: RunDirectory, history: Sequence[EpochRow]) -> None:
+    """`curves.png`: loss and accuracy of training and validation, the best epoch marked."""
+    draw_curves(history, run.curves_png)
+
+
+def write_evaluation(run: RunDirectory, evaluated: Evaluated, *, seed: int) -> None:
+    """Tables and pictures of one evaluation: confusion matrix, predictions, a sheet of examples."""
+    names, metrics = evaluated.class_names, evaluated.metrics
+    write_text(run.confusion, confusion_csv(metrics.confusion_kk, names))
+    paths = [sample.path for sample in evaluated.samples]
+    labels = [sample.label for sample in evaluated.samples]
+    text = predictions_csv(paths, labels, evaluated.probabilities_nk, names)
+    write_text(run.predictions, text)
+    draw_confusion(metrics.confusion_kk, names, run.confusion_png)
+    write_prediction_sheet(run, evaluated, seed=seed)
+
+
+def write_prediction_sheet(run: RunDirectory, evaluated: Evaluated, *, seed: int) -> None:
+    """`predictions.png`: pictures drawn at random, each with its answer and whether it is right."""
+    chosen = draw_indices(len(evaluated.samples), NUM_SHOWN, seed)
+    captions, marks = [], []
+    for i in chosen:
+        best = int(evaluated.probabilities_nk[i].argmax())
+        predicted, label = evaluated.class_names[best], evaluated.samples[i].label
+        right = predicted == label
+        sure = f"{predicted} {evaluated.probabilities_nk[i, best]:.0%}"
+        captions.append(sure if right else f"{sure}\nis {label}")
+        marks.append(right)
+    pictures = [evaluated.store.get(evaluated.indices_n[i]) for i in chosen]
+    accuracy = evaluated.metrics.accuracy
+    title = (
+        f"{len(chosen)} of {accuracy.n} pictures at random; of all, {accuracy.value:.1%} are right"
+    )
+    draw_contact_sheet(pictures, captions, run.predictions_png, title=title, marks=marks)
+
+
+def write_training_sheet(
+    path: Path, loader: TrainLoader, class_names: Sequence[str], *, num: int = NUM_SHOWN
+) -> None:
+    """Training pictures with their labels, augmented and cropped as the network sees them."""
+    pictures: list[Pixels] = []
+    captions: list[str] = []
+    for batch in loader.epoch(0):
+        images_bchw = denormalize(batch.images_bchw, loader.preprocess).cpu()
+        pictures += list(images_bchw.permute(0, 2, 3, 1).numpy())
+        captions += [class_names[label] for label in batch.labels_b.tolist()]
+        if len(pictures) >= num:
+            break
+    title = "training pictures as the network sees them"
+    draw_contact_sheet(pictures[:num], captions[:num], path, title=title)
+
+
+def write_source_sheet(
+    path: Path, manifest: Manifest, recipe: Recipe, *, num: int, augmented: bool
+) -> None:
+    """Random labelled pictures of a source; those that cannot be read are passed over.
+
+    Args:
+        recipe: settled; says how the pictures are cropped and augmented where that is asked for.
+
+    Raises:
+        SourceError: none of the pictures drawn can be read.
+    """
+    preprocess = draft_preprocess(recipe)
+    chosen = draw_indices(len(manifest.samples), num, recipe.seed)
+    store = build_store(
+        [manifest.samples[index] for index in chosen],
+        training_load(recipe, preprocess) if augmented else whole_load(preprocess),
+        keep=True,
+        strict=False,
+        title="decoding",
+        progress=Silent(),
+    )
+    if not len(store):
+        raise SourceError(
+            "none of the pictures drawn can be read",
+            given="; ".join(f"{item.path}: {item.reason}" for item in store.left_out[:3]),
+            fix="open one of them in a picture viewer to see what is wrong",
+        )
+    if augmented:
+        labels = labels_of(store, manifest.class_names)
+        loader = TrainLoader(
+            store,
+            labels,
+            preprocess,
+            recipe.augment,
+            Runtime(torch.device("cpu")),
+            batch_size=num,
+            seed=recipe.seed,
+        )
+        write_training_sheet(path, loader, manifest.class_names, num=num)
+        return
+    pictures = [store.get(index) for index in range(len(store))]
+    captions = [sample.label for sample in store.samples]
+    title = f"{len(pictures)} of {len(manifest.samples)} pictures at random"
+    draw_contact_sheet(pictures, captions, path, title=title)
+
+
+def metrics_document(evaluated: Evaluated | None) -> dict[str, Any] | None:
+    """The figures of a part as `metrics.json` holds them."""
+    return None if evaluated is None else evaluated.metrics.to_dict()
+
+
+def draw_indices(total: int, num: int, seed: int) -> list[int]:
+    """`num` of `total` positions (all, if there are fewer), at random, without repeats."""
+    return [int(i) for i in np.random.default_rng(seed).permutation(total)[:num]]

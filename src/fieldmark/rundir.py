@@ -1,0 +1,132 @@
+"""A run on disk: one directory, and the name of every file in it. Knows no contents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fieldmark.errors import CheckpointError, OutputError
+from fieldmark.files import claim_directory
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Where the parts of a run are."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.csv"
+
+    @property
+    def left_out(self) -> Path:
+        return self.path / "left_out.csv"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def class_indices(self) -> Path:
+        return self.path / "class_indices.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.csv"
+
+    @property
+    def confusion(self) -> Path:
+        return self.path / "confusion_matrix.csv"
+
+    @property
+    def curves_png(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def confusion_png(self) -> Path:
+        return self.path / "confusion_matrix.png"
+
+    @property
+    def predictions_png(self) -> Path:
+        return self.path / "predictions.png"
+
+    @property
+    def pictures_png(self) -> Path:
+        return self.path / "pictures.png"
+
+    @property
+    def augmented_png(self) -> Path:
+        return self.path / "pictures_augmented.png"
+
+    def evaluation(self, name: str) -> RunDirectory:
+        """Where a later evaluation on other pictures lands."""
+        return RunDirectory(self.path / "evaluations" / name)
+
+
+def new_run(out: str | Path | None, name: str | None, default_name: str) -> RunDirectory:
+    """Claim the directory of a new run: `out`, else `runs/NAME`, else a free `runs/DEFAULT-N`.
+
+    Raises:
+        OutputError: it exists and is not empty, cannot be written, or the name is no name.
+    """
+    if out is not None:
+        directory = Path(out)
+    elif name is not None:
+        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+            raise OutputError(
+                "a run's name is one folder name",
+                given=repr(name),
+                fix="leave slashes out, or say where with --out",
+            )
+        directory = RUNS / name
+    else:
+        directory = RUNS / default_name
+        number = 1
+        while directory.exists():
+            number += 1
+            directory = RUNS / f"{default_name}-{number}"
+    claim_directory(directory)
+    return RunDirectory(directory)
+
+
+def find_model(run: str | Path) -> Path:
+    """The model file a user means: a run directory, the name of a run, or the file itself.
+
+    Raises:
+        CheckpointError: there is none; lists the runs made here.
+    """
+    given = Path(run)
+    for candidate in (given, RUNS / given):
+        if candidate.is_file():
+            return candidate
+        if candidate.is_dir():
+            model = RunDirectory(candidate).model
+            if model.is_file():
+                return model
+            raise CheckpointError(
+                "this run holds no model: no epoch was finished",
+                given=candidate,
+                fix="train again",
+            )
+    made = sorted(str(path.parent) for path in RUNS.glob("*/model.safetensors"))
+    raise CheckpointError(
+        "no such run or model file",
+        given=run,
+        valid=made[-8:] or "a run directory, or a model.safetensors",
+        fix="check the path, or make one with `fieldmark train`",
+    )

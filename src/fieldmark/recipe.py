@@ -288,7 +288,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """Inverse of `to_dict`; checks every key, type and range."""
-    recipe: Recipe = _build(Recipe, values, where="")
+    recipe: Recipe = build(Recipe, values)
     return recipe
 
 

@@ -49,7 +49,7 @@ from fieldmark.report import (
 )
 from fieldmark.rundir import RunDirectory, find_model, new_run
 from fieldmark.runtime import describe_machine, open_runtime, seed_everything
-from fieldmark.training.loop import EpochRow, fit
+from fieldmark.training.loop import EpochRow, fit, rank
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def train(
     write_training_sheet(run.pictures_png, train_loader, data.manifest.class_names)
 
     # The training.
-    model.to(runtime.device)
+    model = runtime.place_network(model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     progress.say(
         f"{recipe.model.name}, {num_parameters / 1e6:.1f} M parameters, on {runtime.device}; "
@@ -155,17 +155,17 @@ def train(
         result = fit(model, train_loader, val_loader, recipe, runtime, progress, keep)
     except (KeyboardInterrupt, FieldmarkError):
         if history:
-            write_curves(run, history)
+            write_curves(run, history, max(history, key=rank))
             progress.say(f"the best model so far is kept in {run.model}")
         raise
     assert result.best is not None
     if result.stopped:
         progress.say(f"stopped after epoch {result.history[-1].epoch}: {result.stopped}")
-    write_curves(run, result.history)
+    write_curves(run, result.history, result.best)
 
     # The figures: of the file that was kept, not of what happens to be in memory.
     kept, _ = load_model(run.model)
-    kept.to(runtime.device)
+    kept = runtime.place_network(kept)
 
     def evaluated(store_name: str) -> Evaluated:
         return evaluate_store(
@@ -181,7 +181,6 @@ def train(
 
     val = evaluated("val")
     test = evaluated("test") if len(data.test) else None
-    write_evaluation(run, test or val, seed=recipe.seed)
     seconds = time.perf_counter() - started
     write_json(
         run.metrics,
@@ -203,6 +202,7 @@ def train(
             "machine": describe_machine(runtime),
         },
     )
+    write_evaluation(run, test or val, seed=recipe.seed)
     progress.say(f"done in {duration(seconds)}; everything is in {run.path}")
     return Run(
         run.path,
@@ -277,7 +277,6 @@ def evaluate(
         batch_size=batch_size,
         title="evaluating",
     )
-    write_evaluation(target, evaluated, seed=0)
     left_out = len(manifest.left_out)
     document = {
         "fieldmark": __version__,
@@ -288,6 +287,7 @@ def evaluate(
         "machine": describe_machine(predictor.runtime),
     }
     write_json(target.metrics, document)
+    write_evaluation(target, evaluated, seed=0)
     return Evaluation(target.path, what, evaluated.metrics, left_out)
 
 

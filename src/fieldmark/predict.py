@@ -115,8 +115,7 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
     """
     model, info = load_model(find_model(run))
     runtime = open_runtime(device)
-    model.to(runtime.device)
-    return Predictor(model, info, runtime)
+    return Predictor(runtime.place_network(model), info, runtime)
 
 
 def find_pictures(words: Sequence[str]) -> list[str]:

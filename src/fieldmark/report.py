@@ -22,6 +22,7 @@ from fieldmark.evaluation.tables import confusion_csv, csv_text, predictions_csv
 from fieldmark.figures.confusion import draw_confusion
 from fieldmark.figures.contact_sheet import draw_contact_sheet
 from fieldmark.figures.curves import draw_curves
+from fieldmark.figures.fonts import lettering_for
 from fieldmark.files import write_text
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
@@ -31,6 +32,7 @@ from fieldmark.training.loop import EpochRow
 from fieldmark.types import LeftOut
 
 NUM_SHOWN: Final = 20  # pictures on a contact sheet
+CAPTION_COLUMNS: Final = 24  # a class name's share of the line under a picture
 
 
 def write_history(run: RunDirectory, history: Sequence[EpochRow]) -> None:
@@ -50,9 +52,9 @@ def write_json(path: Path, values: Mapping[Any, Any]) -> None:
     write_text(path, text + "\n")
 
 
-def write_curves(run: RunDirectory, history: Sequence[EpochRow]) -> None:
+def write_curves(run: RunDirectory, history: Sequence[EpochRow], best: EpochRow) -> None:
     """`curves.png`: loss and accuracy of training and validation, the best epoch marked."""
-    draw_curves(history, run.curves_png)
+    draw_curves(history, run.curves_png, best_epoch=best.epoch)
 
 
 def write_evaluation(run: RunDirectory, evaluated: Evaluated, *, seed: int) -> None:
@@ -70,13 +72,15 @@ def write_evaluation(run: RunDirectory, evaluated: Evaluated, *, seed: int) -> N
 def write_prediction_sheet(run: RunDirectory, evaluated: Evaluated, *, seed: int) -> None:
     """`predictions.png`: pictures drawn at random, each with its answer and whether it is right."""
     chosen = draw_indices(len(evaluated.samples), NUM_SHOWN, seed)
+    names = drawable(evaluated.class_names)
     captions, marks = [], []
     for i in chosen:
         best = int(evaluated.probabilities_nk[i].argmax())
-        predicted, label = evaluated.class_names[best], evaluated.samples[i].label
-        right = predicted == label
-        sure = f"{predicted} {evaluated.probabilities_nk[i, best]:.0%}"
-        captions.append(sure if right else f"{sure}\nis {label}")
+        label = evaluated.samples[i].label
+        right = evaluated.class_names[best] == label
+        answer = f"{names[best]} ({evaluated.probabilities_nk[i, best]:.0%})"
+        truth = names[evaluated.class_names.index(label)]
+        captions.append(answer if right else f"{answer}\nis {truth}")
         marks.append(right)
     pictures = [evaluated.store.get(evaluated.indices_n[i]) for i in chosen]
     accuracy = evaluated.metrics.accuracy
@@ -90,12 +94,13 @@ def write_training_sheet(
     path: Path, loader: TrainLoader, class_names: Sequence[str], *, num: int = NUM_SHOWN
 ) -> None:
     """Training pictures with their labels, augmented and cropped as the network sees them."""
+    names = drawable(class_names)
     pictures: list[Pixels] = []
     captions: list[str] = []
     for batch in loader.epoch(0):
         images_bchw = denormalize(batch.images_bchw, loader.preprocess).cpu()
         pictures += list(images_bchw.permute(0, 2, 3, 1).numpy())
-        captions += [class_names[label] for label in batch.labels_b.tolist()]
+        captions += [names[label] for label in batch.labels_b.tolist()]
         if len(pictures) >= num:
             break
     title = "training pictures as the network sees them"
@@ -143,7 +148,8 @@ def write_source_sheet(
         write_training_sheet(path, loader, manifest.class_names, num=num)
         return
     pictures = [store.get(index) for index in range(len(store))]
-    captions = [sample.label for sample in store.samples]
+    names = drawable(manifest.class_names)
+    captions = [names[label] for label in labels_of(store, manifest.class_names)]
     title = f"{len(pictures)} of {len(manifest.samples)} pictures at random"
     draw_contact_sheet(pictures, captions, path, title=title)
 
@@ -151,6 +157,11 @@ def write_source_sheet(
 def metrics_document(evaluated: Evaluated | None) -> dict[str, Any] | None:
     """The figures of a part as `metrics.json` holds them."""
     return None if evaluated is None else evaluated.metrics.to_dict()
+
+
+def drawable(class_names: Sequence[str]) -> list[str]:
+    """The class names as pictures can show them: short, and `#3` for what no font here draws."""
+    return lettering_for(class_names).names(class_names, CAPTION_COLUMNS)
 
 
 def draw_indices(total: int, num: int, seed: int) -> list[int]:

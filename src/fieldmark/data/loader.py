@@ -110,7 +110,7 @@ class TrainLoader:
         else:
             images_bchw = to_batch(pictures)
         images_bchw = augment_batch(self.runtime.place(images_bchw), self.augment, generator)
-        images_bchw = normalize(images_bchw, self.preprocess)
+        images_bchw = _ready(images_bchw, self.preprocess)
         return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
 
 
@@ -148,7 +148,7 @@ class EvalLoader:
         indices_b, pictures = _read(self.store, torch.arange(start, stop))
         if not pictures:
             return None
-        images_bchw = normalize(self.runtime.place(to_batch(pictures)), self.preprocess)
+        images_bchw = _ready(self.runtime.place(to_batch(pictures)), self.preprocess)
         return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
 
 
@@ -159,6 +159,11 @@ def batch_generator(seed: int, *place: int) -> torch.Generator:
     """
     state = np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def _ready(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """Normalised, in the memory layout of the network (see `Runtime.place_network`)."""
+    return normalize(images_bchw, preprocess).contiguous(memory_format=torch.channels_last)
 
 
 def _read(store: PixelStore, indices_b: torch.Tensor) -> tuple[torch.Tensor, list[np.ndarray]]:

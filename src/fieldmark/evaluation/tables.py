@@ -23,7 +23,7 @@ def confusion_csv(confusion_kk: Sequence[Sequence[int]], class_names: Sequence[s
     """Counts; a row for each true class, a column for each answer, names on both sides."""
     header = ["true \\ predicted", *class_names]
     rows = ([name, *row] for name, row in zip(class_names, confusion_kk, strict=True))
-    return _csv([header, *rows])
+    return csv_text([header, *rows])
 
 
 def predictions_csv(
@@ -48,7 +48,7 @@ def predictions_csv(
         correct = str(predicted == label).lower() if label else ""
         shares = [f"{p:.6g}" for p in probabilities]
         rows.append([path, label, predicted, shares[best], correct, *shares])
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def per_class_table(metrics: Metrics) -> Table:
@@ -91,7 +91,8 @@ def printable(text: str) -> str:
     return "".join("?" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
-def _csv(rows: Iterable[Iterable[object]]) -> str:
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV, in text that UTF-8 can hold."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     # A Linux file name need not be UTF-8; Python then holds its odd bytes as lone surrogates,

@@ -141,7 +141,7 @@ def fit(
 
         # Keep the best epoch by validation.
         result.history.append(row)
-        is_best = _is_better(row, result.best)
+        is_best = result.best is None or rank(row) > rank(result.best)
         if is_best:
             result.best = row
         keep(validated, row, is_best)
@@ -180,11 +180,9 @@ def check_batch_size(model: nn.Module, batch_size: int) -> None:
         )
 
 
-def _is_better(row: EpochRow, best: EpochRow | None) -> bool:
-    """Higher validation accuracy; among equals the lower validation loss."""
-    if best is None:
-        return True
-    return (row.val_accuracy, -row.val_loss) > (best.val_accuracy, -best.val_loss)
+def rank(row: EpochRow) -> tuple[float, float]:
+    """Epochs compare by validation accuracy; among equals by validation loss, low is good."""
+    return row.val_accuracy, -row.val_loss
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel | None:

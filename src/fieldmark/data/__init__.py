@@ -1,0 +1,1 @@
+"""From a source a user names to pictures a network can take."""

@@ -1,0 +1,350 @@
+"""The table of samples, how it is put together from candidates, and its CSV.
+
+Every candidate ends up in exactly one place: found = used + left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from fieldmark.data.candidates import (
+    check_all_or_no_parts,
+    check_class_names,
+    check_labels,
+    check_train_knows_all,
+    counted,
+    merge_duplicates,
+    part_of_word,
+    summary_of,
+)
+from fieldmark.data.pictures import NO_SUCH_FILE, Probe, is_named_locator, probe_pictures
+from fieldmark.errors import PictureError, SourceError
+from fieldmark.files import write_text
+from fieldmark.progress import Progress, Silent
+from fieldmark.types import LeftOut, Part, Sample
+
+SILENT: Final = Silent()
+_COLUMNS: Final = ("path", "label", "split")
+_OTHER_WORDS: Final = {
+    "path": (
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "image",
+        "image_path",
+        "img",
+    ),
+    "label": ("class", "class_name", "category", "target", "y", "species", "name"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The samples of a source. Immutable: every change gives a new one.
+
+    Attributes:
+        class_names: in the order of the network's outputs. A class may have lost its pictures.
+        left_out: what was found and not used.
+        notes: sentences the user should be told.
+        all_grey: no picture has colour.
+        typical_side_px: median short side.
+
+    Raises:
+        SourceError: no picture, fewer than two classes, a label that is no text or no class.
+    """
+
+    samples: tuple[Sample, ...]
+    class_names: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    all_grey: bool
+    typical_side_px: int
+
+    def __post_init__(self) -> None:
+        check_labels((sample.path, sample.label) for sample in self.samples)
+        check_class_names(self.class_names)
+        if len(self.class_names) < 2:
+            raise SourceError(
+                "a classifier needs at least two classes",
+                given=", ".join(self.class_names) or "no class",
+                fix="add pictures of another class",
+            )
+        if not self.samples:
+            raise SourceError("there is no picture", fix="give at least a few for each class")
+        unknown = {sample.label for sample in self.samples} - set(self.class_names)
+        if unknown:
+            raise SourceError(
+                "a label is not among the classes",
+                given=sorted(unknown),
+                valid=self.class_names,
+                fix="correct the label, or add it to the classes",
+            )
+
+    def of_part(self, part: Part | Literal[""]) -> tuple[Sample, ...]:
+        """The samples of `part`, in the manifest's order."""
+        return tuple(sample for sample in self.samples if sample.part == part)
+
+    def count_by_class(self, part: Part | Literal[""] | None = None) -> dict[str, int]:
+        """Pictures of each class, in class order, zeros included. None counts every part."""
+        counts = Counter(s.label for s in self.samples if part is None or s.part == part)
+        return {name: counts[name] for name in self.class_names}
+
+    def without(self, left_out: Iterable[LeftOut]) -> Manifest:
+        """Drop samples that turned out unreadable, and name them in `left_out`.
+
+        The classes stay, in number and order, even one that lost its last picture: a network may
+        have been built for them. A note tells of it.
+
+        Raises:
+            SourceError: a part lost all its pictures.
+        """
+        dropped = {item.path: item for item in left_out}
+        kept = tuple(sample for sample in self.samples if sample.path not in dropped)
+        lost_parts = {s.part for s in self.samples} - {s.part for s in kept}
+        if lost_parts:
+            reasons = [LeftOut(path, item.reason) for path, item in dropped.items()]
+            raise SourceError(
+                "no picture can be read"
+                + (f" in the {'/'.join(sorted(lost_parts))} part" if any(lost_parts) else ""),
+                given=summary_of(reasons),
+                fix="replace the damaged files",
+            )
+        lost_names = {s.label for s in self.samples} - {s.label for s in kept}
+        note = f"No picture of {', '.join(sorted(lost_names))} can be read; the class stays, empty."
+        return replace(
+            self,
+            samples=kept,
+            left_out=(*self.left_out, *dropped.values()),
+            notes=(*self.notes, note) if lost_names else self.notes,
+        )
+
+    def renamed(self, class_names: Sequence[str]) -> Manifest:
+        """The same classes in the same order under new names; no names at all change nothing.
+
+        Raises:
+            SourceError: not as many names as classes, or a name twice or empty.
+        """
+        names = tuple(class_names)
+        if not names:
+            return self
+        if len(names) != len(self.class_names):
+            raise SourceError(
+                "there must be one new name for each class",
+                given=f"{len(names)} names for {len(self.class_names)} classes",
+                valid=f"names for, in this order: {', '.join(self.class_names)}",
+                fix="name all of them, or none",
+            )
+        new = dict(zip(self.class_names, names, strict=True))
+        check_class_names(names)
+        samples = tuple(replace(sample, label=new[sample.label]) for sample in self.samples)
+        return replace(self, samples=samples, class_names=names)
+
+
+def assemble(
+    candidates: Sequence[Sample],
+    *,
+    given: str,
+    class_names: Iterable[str] = (),
+    left_out: Iterable[LeftOut] = (),
+    notes: Iterable[str] = (),
+    progress: Progress = SILENT,
+) -> Manifest:
+    """Look at every candidate's header, leave out what is no picture, put the classes in order.
+
+    Args:
+        given: the source, for errors.
+        class_names: classes known to exist even if no candidate is left of them.
+
+    Raises:
+        SourceError: no pictures, fewer than two classes, a class that train lacks.
+    """
+    check_labels((sample.path, sample.label) for sample in candidates)
+    kept: list[Sample] = []
+    probes: list[Probe] = []
+    dropped: list[LeftOut] = list(left_out)
+    found = probe_pictures([sample.path for sample in candidates], progress)
+    for sample, probe in zip(candidates, found, strict=True):
+        if isinstance(probe, PictureError):
+            dropped.append(LeftOut(sample.path, probe.problem))
+        else:
+            kept.append(sample)
+            probes.append(probe)
+    if not kept:
+        raise SourceError(
+            "there are no pictures in this source",
+            given=f"{given}: {summary_of(dropped) if dropped else 'nothing in it'}",
+            fix="put pictures (JPEG, PNG, WebP, GIF, BMP, TIFF ...) there, or name another source",
+        )
+    used = {sample.label for sample in kept}
+    empty = sorted({*class_names, *(sample.label for sample in candidates)} - used)
+    check_train_knows_all(kept, given)
+    if len(used) < 2:
+        raise SourceError(
+            "only one class has pictures, and a classifier needs at least two",
+            given=f"{given}: pictures of {', '.join(used)}"
+            + (f"; none of {', '.join(empty)}" if empty else ""),
+            fix="add pictures of another class, one folder or label for each class",
+        )
+    told = list(notes)
+    if empty:
+        told.append(f"Left out, having no pictures: {', '.join(empty)}.")
+    return Manifest(
+        samples=tuple(kept),
+        class_names=tuple(sorted(used)),
+        left_out=tuple(dropped),
+        notes=tuple(told),
+        all_grey=all(probe.is_grey for probe in probes),
+        typical_side_px=round(statistics.median(min(p.width, p.height) for p in probes)),
+    )
+
+
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
+    """Write `path,label,split` as UTF-8 with absolute paths; `read_manifest` gives it back.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for sample in manifest.samples:
+        named = is_named_locator(sample.path)
+        writer.writerow(
+            (sample.path if named else str(Path(sample.path).absolute()), sample.label, sample.part)
+        )
+    write_text(Path(path), text.getvalue())
+
+
+def read_manifest(path: str | Path, *, progress: Progress = SILENT) -> Manifest:
+    """Read a CSV with the columns `path,label[,split]`, in any order, and look at its pictures.
+
+    Paths are relative to the CSV's folder. Rows that cannot be used are left out and named.
+
+    Raises:
+        SourceError: not such a CSV, no row, all files missing, only some rows with a split.
+    """
+    path = Path(path)
+    base = path.absolute().parent
+    header, rows = _read_rows(path)
+    where = {name: header.index(name) for name in _COLUMNS if name in header}
+    samples: list[Sample] = []
+    left_out: list[LeftOut] = []
+    for line, row in rows:
+        if len(row) != len(header):
+            reason = f"line {line}: {len(row)} values, the header has {len(header)}"
+            if len(row) > len(header):
+                reason += ' (put "quotes" around a text with a comma)'
+            left_out.append(LeftOut(row[0] or path.name, reason))
+            continue
+        name, label = row[where["path"]].strip(), row[where["label"]].strip()
+        if not name or not label:
+            missing = "path" if not name else "label"
+            left_out.append(LeftOut(name or path.name, f"line {line}: no {missing}"))
+            continue
+        word = row[where["split"]].strip() if "split" in where else ""
+        full = name if is_named_locator(name) else str(base / name)
+        samples.append(Sample(full, label, part_of_word(word, f"{path}, line {line}")))
+    check_all_or_no_parts(samples, str(path))
+    kept, duplicates, notes = merge_duplicates(samples)
+    unused = [name for name in header if name not in _COLUMNS]
+    if unused:
+        notes.append(f"Columns not used: {', '.join(name or '(no name)' for name in unused)}.")
+    manifest = _assemble_rows(kept, path, base, [*left_out, *duplicates], notes, progress)
+    missing_files = sum(item.reason == NO_SUCH_FILE for item in manifest.left_out)
+    if missing_files:
+        note = f"{counted(missing_files, 'row')} left out: no such file (paths relative to {base})."
+        manifest = replace(manifest, notes=(*manifest.notes, note))
+    return manifest
+
+
+def _assemble_rows(
+    kept: Sequence[Sample],
+    path: Path,
+    base: Path,
+    left_out: Sequence[LeftOut],
+    notes: Sequence[str],
+    progress: Progress,
+) -> Manifest:
+    try:
+        return assemble(kept, given=str(path), left_out=left_out, notes=notes, progress=progress)
+    except SourceError:
+        # Nothing found at all is nearly always a table that was moved away from its pictures.
+        if kept and not any(Path(sample.path).exists() for sample in kept):
+            first = [LeftOut(sample.path, NO_SUCH_FILE) for sample in kept]
+            raise SourceError(
+                "none of the pictures in this CSV is there",
+                given=f"{path}: {summary_of(first)}",
+                valid=f"full paths, or paths relative to {base}",
+                fix="move the CSV back beside its pictures, or correct its paths",
+            ) from None
+        raise
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header in lower case, and the rows that are not blank with their line numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise csv.Error("it holds zero bytes")
+        reader = csv.reader(io.StringIO(text, newline=""))
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except OSError as error:
+        raise SourceError(
+            f"the CSV cannot be read: {error.strerror or error}",
+            given=path,
+            fix="check its name and its permissions",
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(
+            "this is not a CSV in UTF-8",
+            given=f"{path}: {error}",
+            valid="a text table with the header path,label or path,label,split",
+            fix="save it again as 'CSV UTF-8'",
+        ) from error
+    if not rows:
+        raise SourceError(
+            "the CSV is empty",
+            given=path,
+            valid="the header path,label[,split], then a row for each picture",
+            fix="write one row for each picture",
+        )
+    header = [name.strip().lower() for name in rows[0][1]]
+    _check_header(header, path)
+    if len(rows) == 1:
+        raise SourceError(
+            "the CSV has a header and nothing below it",
+            given=path,
+            fix="write one row for each picture",
+        )
+    return header, rows[1:]
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    missing = [name for name in ("path", "label") if name not in header]
+    twice = [name for name in _COLUMNS if header.count(name) > 1]
+    if not missing and not twice:
+        return
+    fix = "name the columns in the first line: path,label"
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        fix = "separate the columns with commas (they are separated otherwise here)"
+    for name in missing:
+        other = next((word for word in _OTHER_WORDS[name] if word in header), None)
+        if other:
+            fix = f"rename the column {other!r} to {name!r}"
+            break
+    problem = f"no column {missing[0]!r}" if missing else f"two columns {twice[0]!r}"
+    raise SourceError(
+        f"the CSV has {problem}",
+        given=f"{path}: the columns are {', '.join(map(repr, header))}",
+        valid="path,label or path,label,split, in any order",
+        fix=fix,
+    )

@@ -1,0 +1,291 @@
+"""The only place that opens a picture.
+
+Whatever is wrong with a file comes out as a PictureError with a reason short enough for a table.
+A locator `BUNDLE#17` names a picture inside an IDX file or a named data set; a file that really has
+that name comes first.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fieldmark.data.idx import load_idx
+from fieldmark.data.named import NAMED_SOURCES, load_named
+from fieldmark.errors import PictureError, SourceError
+from fieldmark.progress import Progress
+
+MAX_MEGAPIXELS: Final = 300
+NO_SUCH_FILE: Final = "no such file"
+
+# Pillow's own limit warns at 89 megapixels, which a stitched photo reaches. It is a global; it is
+# only ever raised here, and never switched off, because decoders check it again inside a file.
+if Image.MAX_IMAGE_PIXELS is not None:
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_MEGAPIXELS * 10**6)
+# Odd metadata in one of 10,000 files must not tear the progress bar: what matters is raised.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Formats decoded inside the process, without a helper program (EPS would start Ghostscript).
+_SAFE_FORMATS: Final = (
+    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "ICO"),
+)
+_GREY_MODES: Final = ("1", "L", "LA", "La", "I")
+_NUM_PROBE_THREADS: Final = 8  # waiting for the disk, not for the processor
+_PROBES_PER_TASK: Final = 32
+
+# First bytes of what people take for pictures, or for whole ones: (pattern, what to say).
+_SIGNATURES: Final = (
+    (rb"....ftyp(heic|heix|hevc|mif1|msf1|heim|heis)", "HEIC, which is not read: save as JPEG"),
+    (rb"%PDF", "a PDF, not a picture"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript, not a picture"),
+    (rb"\s*<(svg|\?xml)", "SVG or XML, not a picture of pixels"),
+    (rb"8BPS", "Photoshop, which is not read: save as PNG"),
+    (rb"\xff\xd8\xff", "damaged or truncated: begins like a JPEG, but its header cannot be read"),
+    (rb"\x89PNG", "damaged or truncated: begins like a PNG, but its header cannot be read"),
+    (rb"GIF8", "damaged or truncated: begins like a GIF, but its header cannot be read"),
+    (rb"RIFF....WEBP", "damaged or truncated: begins like a WebP, but cannot be read"),
+)
+
+# EXIF orientation (tag 0x0112, CIPA DC-008, section 4.6.4): what brings the picture upright.
+_ORIENTATION_TAG: Final = 0x0112
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the header says: size as displayed, px, and whether there is no colour."""
+
+    width: int
+    height: int
+    is_grey: bool
+
+
+def open_picture(path: str, channels: int, min_short_side_px: int | None = None) -> Image.Image:
+    """The picture as people see it, 8 bits a channel, in mode "L" (1 channel) or "RGB" (3).
+
+    EXIF orientation is applied. Of an animation the first frame is taken. 16-bit grey keeps its
+    high byte (65535 becomes 255). Transparency is laid over white: cut-outs are drawn for white
+    pages, and the colour beneath a transparent pixel is an accident a network would learn.
+
+    Args:
+        min_short_side_px: a JPEG may come smaller, by 2, 4 or 8, as long as its short side keeps at
+            least so many pixels. Decoding is several times quicker then.
+
+    Raises:
+        PictureError: it cannot be used; `problem` is the reason.
+    """
+    assert channels in (1, 3), channels
+    mode = "L" if channels == 1 else "RGB"
+    if (pixels := _from_bundle(path)) is not None:
+        return Image.fromarray(pixels).convert(mode)
+    with _opened(path) as picture:
+        if min_short_side_px is not None and picture.format in ("JPEG", "MPO"):
+            # A square request, so it does not matter whether EXIF swaps the axes.
+            picture.draft(None, (max(1, min_short_side_px),) * 2)
+        picture.load()
+        # Only now: Pillow turns a TIFF itself while loading, and then takes its mark away.
+        orientation = _orientation(picture)
+        result = _to_mode(picture, mode)
+        if orientation in _UPRIGHT:
+            result = result.transpose(_UPRIGHT[orientation])
+    result.info = {}  # or the next reader of the orientation would turn it again
+    return result
+
+
+def probe_picture(path: str) -> Probe:
+    """Size and colour from the header alone; the pixels are not decoded.
+
+    Raises:
+        PictureError: as `open_picture`, but damage behind the header goes unseen.
+    """
+    if (pixels := _from_bundle(path)) is not None:
+        return Probe(pixels.shape[1], pixels.shape[0], is_grey=True)
+    with _opened(path) as picture:
+        width, height = picture.size
+        # A PNG keeps its mark behind the pixels at times; a TIFF's size is turned already.
+        in_header = picture.format != "TIFF" and (picture.format != "PNG" or "exif" in picture.info)
+        if in_header and _orientation(picture) >= 5:
+            width, height = height, width
+        return Probe(width, height, is_grey=_is_grey(picture.mode))
+
+
+def probe_pictures(paths: Sequence[str], progress: Progress) -> list[Probe | PictureError]:
+    """`probe_picture` for many, in order; what is wrong with a file takes its place."""
+
+    def probe_slice(start: int) -> list[Probe | PictureError]:
+        return [_probe_or_error(path) for path in paths[start : start + _PROBES_PER_TASK]]
+
+    results: list[Probe | PictureError] = []
+    pool = ThreadPoolExecutor(_NUM_PROBE_THREADS, thread_name_prefix="fieldmark-probe")
+    try:
+        with progress.task("looking at the pictures", len(paths)) as task:
+            for found in pool.map(probe_slice, range(0, len(paths), _PROBES_PER_TASK)):
+                results += found
+                task.advance(len(found))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+def is_named_locator(path: str) -> bool:
+    """Whether `path` names a picture of a named data set, as `digits#17` does."""
+    bundle, hash_sign, index = path.rpartition("#")
+    return bool(hash_sign) and index.isdecimal() and bundle in NAMED_SOURCES
+
+
+def _probe_or_error(path: str) -> Probe | PictureError:
+    try:
+        return probe_picture(path)
+    except PictureError as error:
+        return error
+
+
+def _from_bundle(path: str) -> NDArray[np.uint8] | None:
+    """(h, w) pixels where `path` is a locator; None where it is a file, or may be one."""
+    bundle, hash_sign, index = path.rpartition("#")
+    if not (hash_sign and index.isdecimal()) or _is_file(path):
+        return None
+    if _is_file(bundle):
+        try:
+            images = load_idx(bundle, 3)
+        except SourceError as error:
+            raise PictureError(error.problem) from error
+    elif bundle in NAMED_SOURCES:
+        images = load_named(bundle).images
+    else:
+        return None
+    if int(index) >= len(images):
+        raise PictureError(f"there are only {len(images):,} pictures in that file")
+    pixels: NDArray[np.uint8] = images[int(index)]
+    return pixels
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte: said when it is opened
+        return False
+
+
+@cache
+def _formats(with_tga: bool) -> tuple[str, ...]:
+    Image.init()
+    wanted = (*_SAFE_FORMATS, "TGA") if with_tga else _SAFE_FORMATS
+    return tuple(name for name in wanted if name in Image.OPEN)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """Open, and turn whatever goes wrong until the end of the block into a PictureError."""
+    try:
+        status = Path(path).stat()
+        # Asked before opening: opening a pipe waits for somebody to write to it.
+        if not stat.S_ISREG(status.st_mode):
+            is_folder = stat.S_ISDIR(status.st_mode)
+            raise PictureError("a folder, not a file" if is_folder else "not a regular file")
+        if status.st_size == 0:
+            raise PictureError("file is empty")
+        with Path(path).open("rb") as stream:
+            # TGA has no signature: by content alone, other files would pass for one.
+            formats = _formats(with_tga=path.lower().endswith(".tga"))
+            try:
+                picture = Image.open(stream, formats=formats)
+            except UnidentifiedImageError:
+                stream.seek(0)
+                raise PictureError(_what_else(stream.read(64))) from None
+            with picture:
+                megapixels = picture.width * picture.height / 1e6
+                if megapixels > MAX_MEGAPIXELS:
+                    raise PictureError(_too_large(megapixels))
+                if picture.mode == "F":
+                    raise PictureError("32-bit float pixels, whose range is not known")
+                yield picture
+    except PictureError:
+        raise
+    # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError,
+    # MemoryError and more; one bad picture must not stop the other 9,999.
+    except Exception as error:
+        raise PictureError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return NO_SUCH_FILE
+    if isinstance(error, PermissionError):
+        return "no permission"
+    if isinstance(error, MemoryError):
+        return "too large for the memory of this machine"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        pixels = re.search(r"\d{6,}", message)
+        return _too_large(int(pixels[0]) / 1e6) if pixels else f"too large: {message[:80]}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read: {error.strerror or message[:80]}"
+    if isinstance(error, EOFError) or "truncated" in message.lower():
+        return "truncated: the file ends before the picture does"
+    return f"damaged: {message[:80] or type(error).__name__}"
+
+
+def _too_large(megapixels: float) -> str:
+    return f"too large: {megapixels:,.0f} megapixels (limit {MAX_MEGAPIXELS})"
+
+
+def _what_else(head: bytes) -> str:
+    for pattern, reason in _SIGNATURES:
+        if re.match(pattern, head, re.DOTALL):
+            return reason
+    return f"not a picture (first bytes: {head[:12]!r})"
+
+
+def _orientation(picture: Image.Image) -> int:
+    """1 to 8; 1, upright, where the metadata says nothing or is itself damaged."""
+    try:
+        value = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        return 1  # the pixels may well be sound
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _is_grey(mode: str) -> bool:
+    return mode in _GREY_MODES or mode.startswith("I;")
+
+
+def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if picture.mode == "I" or picture.mode.startswith("I;"):
+        return _high_byte(picture).convert(mode)
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert(mode)
+    return picture.convert(mode)
+
+
+def _high_byte(picture: Image.Image) -> Image.Image:
+    """16-bit grey to 8. The high byte inverts the usual widening (v * 257) exactly, and is what
+    Pillow keeps of 16-bit colour; stretching to the picture's own range would make brightness
+    mean something else in every file."""
+    values: NDArray[Any] = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise PictureError("whole-number pixels outside 0-65535: save with 8 or 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8))

@@ -33,16 +33,7 @@ from fieldmark.types import LeftOut, Part, Sample
 SILENT: Final = Silent()
 _COLUMNS: Final = ("path", "label", "split")
 _OTHER_WORDS: Final = {
-    "path": (
-        "file",
-        "filename",
-        "file_name",
-        "filepath",
-        "file_path",
-        "image",
-        "image_path",
-        "img",
-    ),
+    "path": ("file", "filename", "file_name", "filepath", "image", "image_path", "img"),
     "label": ("class", "class_name", "category", "target", "y", "species", "name"),
 }
 
@@ -278,7 +269,9 @@ def _assemble_rows(
         return assemble(kept, given=str(path), left_out=left_out, notes=notes, progress=progress)
     except SourceError:
         # Nothing found at all is nearly always a table that was moved away from its pictures.
-        if kept and not any(Path(sample.path).exists() for sample in kept):
+        found = probe_pictures([sample.path for sample in kept], SILENT)
+        reasons = {p.problem if isinstance(p, PictureError) else "" for p in found}
+        if reasons == {NO_SUCH_FILE}:
             first = [LeftOut(sample.path, NO_SUCH_FILE) for sample in kept]
             raise SourceError(
                 "none of the pictures in this CSV is there",

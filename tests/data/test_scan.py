@@ -1,0 +1,376 @@
+"""From what a user names to a manifest, and what is said when that cannot be."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fieldmark.data.manifest import write_manifest
+from fieldmark.data.scan import scan
+from fieldmark.errors import SourceError
+from fieldmark.types import Sample
+
+
+def fill(root: Path, *names: str, size: tuple[int, int] = (8, 6)) -> Path:
+    """Pictures under the given names; a name that ends in / makes an empty folder."""
+    for name in names:
+        path = root / name
+        if name.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size, (9, 99, 199)).save(path, format="PNG")
+    return root
+
+
+def found_in(source: object) -> list[tuple[str, str, str]]:
+    root = Path(str(source)).resolve()
+    return [
+        (str(Path(s.path).relative_to(root)), s.label, s.part)
+        for s in scan(source).samples  # type: ignore[arg-type]
+    ]
+
+
+def error_of(source: object, *words: str) -> str:
+    with pytest.raises(SourceError) as caught:
+        scan(source)  # type: ignore[arg-type]
+    text = str(caught.value)
+    for word in words:
+        assert word in text, text
+    assert "do:" in text
+    return text
+
+
+TWO = ("ants/1.png", "bees/2.png")
+
+
+# Class folders ------------------------------------------------------------------------------------
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        "bees/b.png",
+        "ants/z.png",
+        "ants/deep/er/a.png",
+        "蜜蜂/照片 1.jpg",
+        "Zebra/no_end",
+    )
+    assert found_in(tmp_path) == [
+        ("Zebra/no_end", "Zebra", ""),
+        ("ants/deep/er/a.png", "ants", ""),
+        ("ants/z.png", "ants", ""),
+        ("bees/b.png", "bees", ""),
+        ("蜜蜂/照片 1.jpg", "蜜蜂", ""),
+    ]
+    manifest = scan(str(tmp_path))
+    assert manifest.class_names == ("Zebra", "ants", "bees", "蜜蜂"), "sorted as ImageFolder does"
+    assert manifest == scan(tmp_path)
+    assert scan(manifest) is manifest
+    assert (manifest.all_grey, manifest.typical_side_px) == (False, 6)
+
+
+def test_agrees_with_image_folder(shared_data: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    root = shared_data / "hymenoptera" / "train"
+    theirs = ImageFolder(root, is_valid_file=lambda path: True)
+    ours = scan(root)
+    assert list(ours.class_names) == theirs.classes
+    assert [(s.path, ours.class_names.index(s.label)) for s in ours.samples] == theirs.samples
+
+
+def test_order_is_not_that_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(20)))
+    expected = scan(tmp_path)
+    real = os.scandir
+
+    class Backwards:
+        def __init__(self, folder: object) -> None:
+            with real(folder) as entries:  # type: ignore[call-overload]
+                self.entries = sorted(entries, key=lambda e: e.name[::-1], reverse=True)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return self.entries
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    assert scan(tmp_path) == expected
+
+
+def test_litter_and_hidden_files_are_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, *TWO, ".git/x.png", "ants/.hidden.png", "ants/._1.png", "__MACOSX/ants/1.png")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / "ants" / name).write_bytes(b"x")
+        (tmp_path / name).write_bytes(b"x")
+    manifest = scan(tmp_path)
+    assert [Path(s.path).name for s in manifest.samples] == ["1.png", "2.png"]
+    assert (manifest.left_out, manifest.notes) == ((), ())
+
+
+def test_found_is_used_plus_left_out(tmp_path: Path) -> None:
+    fill(tmp_path, *TWO, "ants/3.png")
+    (tmp_path / "ants" / "notes.txt").write_text("remember the milk")
+    (tmp_path / "ants" / "empty.jpg").write_bytes(b"")
+    (tmp_path / "bees" / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "bees" / "pipe")
+    manifest = scan(tmp_path)
+    assert {Path(item.path).name: item.reason for item in manifest.left_out} == {
+        "notes.txt": "not a picture (first bytes: b'remember the')",
+        "empty.jpg": "file is empty",
+        "broken": "no such file",
+        "pipe": "not a regular file",
+    }
+    assert len(manifest.samples) == 3
+
+
+def test_files_outside_the_classes_are_mentioned(tmp_path: Path) -> None:
+    fill(tmp_path, *TWO, "stray.png")
+    (tmp_path / "README.md").write_text("")
+    assert scan(tmp_path).notes == (
+        "Not looked at, lying outside the class folders: README.md, stray.png.",
+    )
+
+
+def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
+    fill(tmp_path / "store", "x/1.png", "x/2.png")
+    fill(tmp_path / "set", "bees/b.png", "ants/")
+    (tmp_path / "set" / "ants" / "linked").symlink_to(tmp_path / "store" / "x")
+    (tmp_path / "set" / "ants" / "one.png").symlink_to(tmp_path / "store" / "x" / "1.png")
+    (tmp_path / "store" / "x" / "back").symlink_to(tmp_path / "set" / "ants")
+    (tmp_path / "set" / "wasps").symlink_to(tmp_path / "store" / "x")
+    (tmp_path / "store" / "x" / "self").symlink_to(".")
+    by_class = scan(tmp_path / "set").count_by_class()
+    assert by_class == {"ants": 3, "bees": 1, "wasps": 3}
+
+
+def test_a_linked_source(tmp_path: Path) -> None:
+    fill(tmp_path / "real", *TWO)
+    (tmp_path / "link").symlink_to("real")
+    assert scan(tmp_path / "link") == scan(tmp_path / "real")
+
+
+def test_empty_classes_are_left_out_and_named(tmp_path: Path) -> None:
+    fill(tmp_path, *TWO, "wasps/", "flies/")
+    (tmp_path / "flies" / "a.txt").write_text("buzz")
+    manifest = scan(tmp_path)
+    assert manifest.class_names == ("ants", "bees")
+    assert manifest.notes == ("Left out, having no pictures: flies, wasps.",)
+    shutil.rmtree(tmp_path / "bees")
+    error_of(tmp_path, "only one class has pictures", "pictures of ants; none of flies, wasps")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    fill(tmp_path, *TWO)
+    raw = os.fsencode(tmp_path / "ants") + b"/caf\xe9.png"
+    try:
+        shutil.copy(os.fsencode(tmp_path / "ants" / "1.png"), raw)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    manifest = scan(tmp_path)
+    (item,) = manifest.left_out
+    assert item.path.endswith(r"caf\xe9.png")
+    assert item.reason == "its name is not UTF-8: rename it"
+    write_manifest(manifest, tmp_path / "m.csv")
+
+
+# Parts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_given_parts(tmp_path: Path, val: str) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/2.png", f"{val}/a/3.png", f"{val}/b/4.png")
+    fill(tmp_path, "test/b/5.png", "extra/6.png")
+    manifest = scan(tmp_path)
+    assert [(Path(s.path).name, s.label, s.part) for s in manifest.samples] == [
+        ("1.png", "a", "train"),
+        ("2.png", "b", "train"),
+        ("3.png", "a", "val"),
+        ("4.png", "b", "val"),
+        ("5.png", "b", "test"),
+    ]
+    assert manifest.notes == ("Not looked at, being no part (train, val, test): extra.",)
+
+
+def test_train_alone_has_no_part(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/2.png")
+    manifest = scan(tmp_path)
+    assert {s.part for s in manifest.samples} == {""}
+    assert manifest.notes == ("train/ is the only part with labels; the others are drawn from it.",)
+
+
+def test_a_test_folder_without_labels(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png", "test/0001.png")
+    manifest = scan(tmp_path)
+    assert {s.part for s in manifest.samples} == {"train", "val"}
+    assert manifest.notes == ("Not looked at, having no class folders: test/.",)
+
+
+def test_a_class_called_test_among_others_is_a_class(tmp_path: Path) -> None:
+    fill(tmp_path, "test/1.png", "trial/2.png")
+    assert scan(tmp_path).class_names == ("test", "trial")
+
+
+def test_parts_that_do_not_fit(tmp_path: Path) -> None:
+    one = fill(tmp_path / "1", "train/ant/1.png", "train/bee/2.png", "val/ants/3.png")
+    error_of(one, "val has a class that train has no pictures of", "'ants' meant to be 'ant'")
+    two = fill(tmp_path / "2", "val/a/1.png", "test/a/2.png", "val/b/3.png")
+    error_of(two, "there is no train/", "val/, test/ or both")
+    three = fill(tmp_path / "3", "train/a/1.png", "train/b/1.png", "val/a/2.png", "valid/a/2.png")
+    error_of(three, "two folders both claim to be val", "val, valid")
+    four = fill(tmp_path / "4", "train/1.png", "val/2.png")
+    error_of(four, "holds no class folders, but 1 file directly", str(four / "train"))
+
+
+# Folders that are no source -----------------------------------------------------------------------
+
+
+def test_pictures_without_class_folders(tmp_path: Path) -> None:
+    fill(tmp_path, "1.png", "2.png")
+    error_of(tmp_path, "no class folders, but 2 files directly", "SOURCE/ants/1.jpg", "path,label")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    error_of(fill(tmp_path, "e/") / "e", "no class folders: it is empty")
+    error_of(fill(tmp_path / "f", "a/", "b/"), "no pictures in this source", "JPEG, PNG")
+    (tmp_path / "f" / "a" / "x.txt").write_text("hello")
+    error_of(tmp_path / "f", "x.txt (not a picture (first bytes: b'hello'))")
+
+
+def test_one_class(tmp_path: Path) -> None:
+    error_of(fill(tmp_path / "1", "ants/1.png"), "only one class folder", "ants")
+    nested = fill(tmp_path / "2", "images/ants/1.png", "images/bees/2.png")
+    error_of(nested, "if the classes are ants, bees, name", str(nested / "images"))
+
+
+def test_missing(tmp_path: Path) -> None:
+    fill(tmp_path, "photos/ants/1.png", "table/")
+    error_of(tmp_path / "fotos", "no such folder", "did you mean", str(tmp_path / "photos"))
+    error_of(tmp_path / "photo" / "ants", f"did you mean {tmp_path / 'photos'}?")
+    error_of(tmp_path / "qqqq", f"{tmp_path} has photos, table")
+    error_of("digitz", "did you mean the data set 'digits'?")
+    error_of("", "no source was given")
+    error_of(" ", "no source was given")
+
+
+def test_one_file(tmp_path: Path) -> None:
+    fill(tmp_path, "1.png")
+    error_of(tmp_path / "1.png", "one file is not a source", f"name the folder: {tmp_path}")
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    error_of(tmp_path / "set.zip", "unpack it")
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"")
+    error_of(tmp_path / "train-images-idx3-ubyte", "the folder that holds the IDX files")
+    error_of("/dev/null", "neither a folder nor a file")
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, whom no permission stops: the refusal is put on."""
+    fill(tmp_path, *TWO, "ants/locked/3.png")
+    real = os.scandir
+    locked = [tmp_path / "ants" / "locked"]
+
+    def scandir(folder: object) -> object:
+        if folder in locked:
+            raise PermissionError(13, "Permission denied")
+        return real(folder)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (item,) = scan(tmp_path).left_out
+    assert item.path == str(locked[0])
+    assert item.reason == "folder cannot be opened: Permission denied"
+    locked[:] = [tmp_path]
+    error_of(tmp_path, "the folder cannot be read: Permission denied", "permissions")
+
+
+# Other kinds --------------------------------------------------------------------------------------
+
+
+def test_a_csv(tmp_path: Path) -> None:
+    fill(tmp_path, *TWO)
+    path = tmp_path / "Table.CSV"
+    path.write_text("path,label\nants/1.png,Ameise\nbees/2.png,Biene\n")
+    assert scan(path).class_names == ("Ameise", "Biene")
+
+
+def test_a_list(tmp_path: Path) -> None:
+    fill(tmp_path, "1.png", "2.png", "3.png")
+    paths = [tmp_path / f"{i}.png" for i in (1, 2, 3)]
+    labels = ["b", "a", "b"]
+    pairs = [(str(p), label) for p, label in zip(paths, labels, strict=True)]
+    manifest = scan(pairs)
+    assert [s.label for s in manifest.samples] == labels
+    assert manifest.class_names == ("a", "b")
+    assert scan(iter(pairs)) == scan([(p, la) for p, la in zip(paths, labels, strict=True)])
+    assert scan([Sample(*pair) for pair in pairs]) == manifest
+    parted = scan([(*pairs[0], "train"), (*pairs[1], "train"), (*pairs[2], "validation")])
+    assert [s.part for s in parted.samples] == ["train", "train", "val"]
+    assert len(scan([*pairs, pairs[0]]).left_out) == 1
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    fill(tmp_path, "1.png")
+    one = str(tmp_path / "1.png")
+    error_of([(one, 3)], "a label is not a text", "3 (int)", "str(label)")
+    error_of([(one, None)], "None (NoneType)")
+    error_of([Sample(one, 3)], "3 (int)")  # type: ignore[arg-type]
+    error_of([one], "entry 0", "(path, label)")
+    error_of([(one, "a", "train", "x")], "entry 0")
+    error_of([(7, "a")], "entry 0")
+    error_of([(one, "a", "tset")], "did you mean 'test'", "entry 0")
+    error_of([(one, "a", "train"), (one, "b")], "1 of 2 pictures without")
+    error_of([], "no pictures")
+    for nothing in (None, 3, b"photos", {"a.png": "a"}):
+        error_of(nothing, "not a source of pictures", type(nothing).__name__)
+
+
+def write_idx(folder: Path, prefix: str, labels: list[int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = struct.pack(">IIII", 0x803, len(labels), 5, 4) + bytes(20 * len(labels))
+    (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+    packed = struct.pack(">II", 0x801, len(labels)) + bytes(labels)
+    (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(packed))
+
+
+@pytest.mark.parametrize("below", ["", "raw", "FashionMNIST"])
+def test_idx_folders(tmp_path: Path, below: str) -> None:
+    write_idx(tmp_path / below, "train", [1, 0, 10, 2])
+    write_idx(tmp_path / below, "t10k", [2, 0])
+    manifest = scan(tmp_path)
+    assert manifest.class_names == ("0", "1", "2", "10")
+    assert [s.part for s in manifest.samples] == ["train"] * 4 + ["test"] * 2
+    assert (manifest.all_grey, manifest.typical_side_px) == (True, 4)
+    write_manifest(manifest, tmp_path / "m.csv")
+    assert scan(tmp_path / "m.csv").samples == manifest.samples
+
+
+def test_idx_with_a_class_that_train_lacks(tmp_path: Path) -> None:
+    write_idx(tmp_path, "train", [0, 1])
+    write_idx(tmp_path, "t10k", [0, 5])
+    error_of(tmp_path, "test has a class that train has no pictures of", "5")
+
+
+def test_a_name_and_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest = scan("digits")
+    assert len(manifest.samples) == 1797
+    assert manifest.samples[17] == Sample("digits#17", "7")
+    assert (manifest.all_grey, manifest.typical_side_px) == (True, 8)
+    fill(tmp_path / "digits", *TWO)
+    assert scan("digits").class_names == ("ants", "bees")
+
+
+def test_the_real_ants_and_bees(shared_data: Path) -> None:
+    manifest = scan(shared_data / "hymenoptera")
+    assert manifest.class_names == ("ants", "bees")
+    assert len(manifest.of_part("train")) + len(manifest.of_part("val")) == 398
+    assert manifest.left_out == ()
+    assert not manifest.all_grey

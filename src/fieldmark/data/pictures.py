@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from fieldmark.data.idx import load_idx
 from fieldmark.data.named import NAMED_SOURCES, load_named
@@ -123,8 +124,11 @@ def probe_picture(path: str) -> Probe:
         return Probe(pixels.shape[1], pixels.shape[0], is_grey=True)
     with _opened(path) as picture:
         width, height = picture.size
-        # A PNG keeps its mark behind the pixels at times; a TIFF's size is turned already.
-        in_header = picture.format != "TIFF" and (picture.format != "PNG" or "exif" in picture.info)
+        if isinstance(picture, TiffImageFile):
+            # As stored: whether `size` is turned already depends on Pillow's version.
+            width, height = picture.tag_v2[256], picture.tag_v2[257]
+        # A PNG may keep its mark behind the pixels, and is not decoded to look for it.
+        in_header = picture.format != "PNG" or "exif" in picture.info
         if in_header and _orientation(picture) >= 5:
             width, height = height, width
         return Probe(width, height, is_grey=_is_grey(picture.mode))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -129,12 +128,13 @@ def fit(
         validated = average.module if average is not None else model
         with progress.task("validation", total=len(val.store)) as task:
             outputs = run_inference(validated, val, runtime, task)
+        num_correct = int((outputs.logits_nk.argmax(1) == outputs.labels_n).sum())
         row = EpochRow(
             epoch=epoch + 1,
             train_loss=meter.mean_loss,
             train_accuracy=meter.accuracy,
             val_loss=F.cross_entropy(outputs.logits_nk, outputs.labels_n).item(),
-            val_accuracy=(outputs.logits_nk.argmax(1) == outputs.labels_n).float().mean().item(),
+            val_accuracy=num_correct / len(outputs.labels_n),
             lr=lr,
             seconds=time.perf_counter() - started,
         )
@@ -200,7 +200,7 @@ def _average(model: nn.Module, decay: float) -> AveragedModel | None:
         t = int(num_averaged)
         return torch.lerp(current, averaged, min(decay, (1 + t) / (10 + t)))
 
-    return AveragedModel(copy.deepcopy(model), avg_fn=blend, use_buffers=False)
+    return AveragedModel(model, avg_fn=blend, use_buffers=False)
 
 
 class _Meter:

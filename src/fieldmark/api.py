@@ -16,6 +16,7 @@ from fieldmark.assembly import (
     build_network,
     check_classes,
     find_samples,
+    inherit_preprocess,
     make_loaders,
     model_info,
     part_to_evaluate,
@@ -107,6 +108,8 @@ def train(
     recipe = assemble(recipe, {"source": source_words(source), **words}, settings or {})
     runtime = open_runtime(recipe.device, recipe.precision)
 
+    recipe, inherited = inherit_preprocess(recipe)
+
     # The pictures: found, named, split.
     manifest = split(
         find_samples(source, recipe, progress),
@@ -117,7 +120,7 @@ def train(
         train_limit=recipe.data.train_limit,
     )
     recipe, choices = settle_for(recipe, manifest)
-    for line in (*manifest.notes, *choices):
+    for line in (*manifest.notes, *inherited, *choices):
         progress.say(line)
 
     # The network. Built before the pictures are decoded: a wrong option shows at once.

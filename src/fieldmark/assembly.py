@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from fieldmark import __version__
 from fieldmark.auto import Facts, settle
-from fieldmark.checkpoint import ModelInfo, load_model, load_weights
+from fieldmark.checkpoint import ModelInfo, find_info, load_model, load_weights
+from fieldmark.data.candidates import file_key
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_manifest
 from fieldmark.data.prepare import PreparedData
@@ -57,6 +58,23 @@ def find_samples(source: Source | None, recipe: Recipe, progress: Progress) -> M
 def run_name(recipe: Recipe) -> str:
     """What a run is called when nobody says: the source and the network."""
     return f"{Path(recipe.source).resolve().stem or 'pictures'}-{recipe.model.name}"
+
+
+def inherit_preprocess(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """Where the weights are a Fieldmark model's, its preprocess fills the words left at "auto":
+    weights trained on pictures made in one way are worth less on pictures made in another.
+    """
+    if recipe.model.weights == "none":
+        return recipe, []
+    info = find_info(find_model(recipe.model.weights))
+    if info is None:
+        return recipe, []
+    given = {field.name: getattr(recipe.data, field.name) for field in fields(info.preprocess)}
+    taken = {
+        word: value for word, value in info.preprocess.to_dict().items() if given[word] == "auto"
+    }
+    said = [f"{', '.join(taken)}: as the weights were trained"] if taken else []
+    return replace(recipe, data=replace(recipe.data, **taken)), said
 
 
 def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
@@ -223,8 +241,9 @@ def say_shared_pictures(manifest: Manifest, run: RunDirectory, progress: Progres
     """Warn when a model is about to be judged on pictures it was trained or chosen on."""
     if not run.manifest.is_file():
         return
-    seen = {s.path for s in read_manifest(run.manifest).samples if s.part in ("train", "val")}
-    shared = sum(str(Path(sample.path).resolve()) in seen for sample in manifest.samples)
+    used = read_manifest(run.manifest).samples
+    seen = {file_key(sample.path) for sample in used if sample.part in ("train", "val")}
+    shared = sum(file_key(sample.path) in seen for sample in manifest.samples)
     if shared:
         progress.say(
             f"WARNING: {shared} of these {len(manifest.samples)} pictures were used to train or "

@@ -89,14 +89,22 @@ def load_info(path: Path) -> ModelInfo:
     Raises:
         CheckpointError: as `load_model`.
     """
-    text = (_read_metadata(path) or {}).get(METADATA_KEY)
-    if text is None:
+    info = find_info(path)
+    if info is None:
         raise CheckpointError(
             "this file holds weights but not a whole Fieldmark model",
             given=path,
             valid="a model.safetensors that `fieldmark train` wrote",
             fix="to start a training from bare weights, use --weights",
         )
+    return info
+
+
+def find_info(path: Path) -> ModelInfo | None:
+    """As `load_info`, but None for a file of bare weights."""
+    text = (_read_metadata(path) or {}).get(METADATA_KEY)
+    if text is None:
+        return None
     try:
         document = json.loads(text)
         if document["format"] != FORMAT:

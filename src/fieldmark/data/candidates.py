@@ -131,7 +131,7 @@ def merge_duplicates(samples: Sequence[Sample]) -> tuple[list[Sample], list[Left
     """
     by_file: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
-        by_file[_file_key(sample.path)].append(i)
+        by_file[file_key(sample.path)].append(i)
     reasons: dict[int, str] = {}
     num_conflicts = 0
     for rows in by_file.values():
@@ -155,5 +155,5 @@ def merge_duplicates(samples: Sequence[Sample]) -> tuple[list[Sample], list[Left
     return kept, [LeftOut(samples[i].path, reasons[i]) for i in sorted(reasons)], notes
 
 
-def _file_key(path: str) -> str:
+def file_key(path: str) -> str:
     return path if is_named_locator(path) else str(Path(path).resolve())

@@ -18,7 +18,6 @@ from fieldmark.data.pictures import open_picture
 from fieldmark.types import Preprocess
 
 Pixels = npt.NDArray[np.uint8]  # (h, w, c)
-Box = tuple[float, float, float, float]  # left, top, right, bottom; px of the source picture
 
 # JPEGs are decoded at 1/2, 1/4 or 1/8 only while twice the wanted side is left, so that the
 # antialiased resize still decides how the result looks.
@@ -28,8 +27,8 @@ DECODE_MARGIN: Final = 2.0
 # With crops of 35-100 % of the area, three in four are still scaled down rather than up.
 STORE_MARGIN: Final = 1.5
 
-# A crop's proportions are near 1, so what lies beyond 4:1 can be cut off before storing.
-# Without a limit a 1 x 10,000 picture would be enlarged to 336 x 3,360,000.
+# An input's proportions are near 1, so what lies beyond 4:1 can be cut off before resizing.
+# Without a limit a 1 x 10,000 picture would be enlarged to 256 x 2,560,000.
 MAX_ASPECT: Final = 4.0
 
 FILTERS: Final = {
@@ -47,11 +46,9 @@ def load_exact(path: str, preprocess: Preprocess) -> Pixels:
     Raises:
         PictureError: the file cannot be used; its `problem` says why in a few words.
     """
-    short_side_px = round(preprocess.size / preprocess.crop_fraction)
-    picture = open_picture(path, preprocess.channels, round(short_side_px * DECODE_MARGIN))
-    box = input_box(picture.width, picture.height, preprocess)
-    square = (preprocess.size, preprocess.size)
-    return _pixels(picture.resize(square, FILTERS[preprocess.interpolation], box=box))
+    short_px = round(preprocess.size / preprocess.crop_fraction)
+    picture = open_picture(path, preprocess.channels, round(short_px * DECODE_MARGIN))
+    return _pixels(fit_to_input(picture, preprocess))
 
 
 def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
@@ -76,30 +73,31 @@ def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
     return _pixels(picture.resize(target, FILTERS[preprocess.interpolation], box=box))
 
 
-def input_box(width: int, height: int, preprocess: Preprocess) -> Box:
-    """The part of a `width` x `height` picture that fills the network's input.
+def fit_to_input(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """The square that the network is shown: "squash", or short side to size and centre crop.
 
-    One resize of this box gives, to the pixel, what torchvision's `Resize` followed by
-    `CenterCrop` gives (a test holds that), without ever making the part that is cut away.
+    The crop equals, to the pixel, torchvision's `Resize` followed by `CenterCrop` (a test holds
+    that). Only where most of the resized picture would be cut away again is the part that stays
+    resized by itself, so that a 1 x 5000 picture does not take gigabytes; rounding, and the order
+    in which Pillow takes rows and columns, may then change a pixel a little.
     """
+    size, resample = preprocess.size, FILTERS[preprocess.interpolation]
     if preprocess.resize == "squash":
-        return (0.0, 0.0, float(width), float(height))
-    size = preprocess.size
+        return picture.resize((size, size), resample)
+    width, height = picture.size
     short = round(size / preprocess.crop_fraction)
     if width <= height:
         scaled_w, scaled_h = short, int(short * height / width)
     else:
         scaled_w, scaled_h = int(short * width / height), short
-    left = round((scaled_w - size) / 2)
-    top = round((scaled_h - size) / 2)
+    left, top = round((scaled_w - size) / 2), round((scaled_h - size) / 2)
+    if max(scaled_w, scaled_h) <= MAX_ASPECT * size:
+        whole = picture.resize((scaled_w, scaled_h), resample)
+        return whole.crop((left, top, left + size, top + size))
     x, y = width / scaled_w, height / scaled_h
     # min(): float rounding may put the far edge a hair outside, which Pillow refuses.
-    return (
-        left * x,
-        top * y,
-        min((left + size) * x, float(width)),
-        min((top + size) * y, float(height)),
-    )
+    right, bottom = min((left + size) * x, width), min((top + size) * y, height)
+    return picture.resize((size, size), resample, box=(left * x, top * y, right, bottom))
 
 
 def to_batch(pictures: Iterable[Pixels]) -> torch.Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 
 from fieldmark.errors import RecipeError
 
@@ -119,5 +118,4 @@ def describe_machine(runtime: Runtime) -> dict[str, str | int]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
     }

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
 
 from fieldmark.data.preprocess import Pixels
 from fieldmark.recipe import AugmentRecipe
@@ -78,15 +76,15 @@ def random_resized_crop(
     out = []
     for picture, (top, left, height, width) in zip(pictures, boxes_b4.tolist(), strict=True):
         part = torch.from_numpy(picture[top : top + height, left : left + width])
-        # A (c, h, w) view of (h, w, c) memory is what torchvision's uint8 kernel likes best.
-        resized = tvf.resize(
-            part.permute(2, 0, 1),
-            [size_px, size_px],
-            interpolation=InterpolationMode.BILINEAR,
+        # uint8 in, uint8 out: torch resamples whole numbers several times faster than floats.
+        resized_1chw = F.interpolate(
+            part.permute(2, 0, 1)[None],
+            size=(size_px, size_px),
+            mode="bilinear",
             antialias=True,
         )
-        out.append(resized)
-    return torch.stack(out)
+        out.append(resized_1chw)
+    return torch.cat(out)
 
 
 def draw_crops(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -71,13 +71,13 @@ def fit(
         RecipeError: the recipe and the network do not go together.
     """
     training, epochs = recipe.training, recipe.training.epochs
-    check_batch_size(model, training.batch_size)
     peak_lr = recipe.optimizer.lr
     assert not isinstance(peak_lr, str), "the recipe was not settled"
 
     network = as_network(model)
     frozen = frozen_stages(network, recipe)
     freeze(network, frozen)
+    check_batch_size(model, training.batch_size)
     optimizer = build_optimizer(model.parameters(), recipe.optimizer, peak_lr)
     counts_k = torch.bincount(train.labels_n, minlength=network.num_classes)
     criterion = build_loss(training, counts_k).to(runtime.device)
@@ -128,12 +128,16 @@ def fit(
         validated = average.module if average is not None else model
         with progress.task("validation", total=len(val.store)) as task:
             outputs = run_inference(validated, val, runtime, task)
+        val_loss = F.cross_entropy(outputs.logits_nk.double(), outputs.labels_n).item()
+        # The last step can ruin the weights after a finite loss: keep no such model.
+        if not math.isfinite(val_loss):
+            raise not_finite("validation loss", val_loss, step, lr, result.best)
         num_correct = int((outputs.logits_nk.argmax(1) == outputs.labels_n).sum())
         row = EpochRow(
             epoch=epoch + 1,
             train_loss=meter.mean_loss,
             train_accuracy=meter.accuracy,
-            val_loss=F.cross_entropy(outputs.logits_nk, outputs.labels_n).item(),
+            val_loss=val_loss,
             val_accuracy=num_correct / len(outputs.labels_n),
             lr=lr,
             seconds=time.perf_counter() - started,
@@ -170,8 +174,12 @@ def epoch_line(row: EpochRow, epochs: int, history: list[EpochRow], is_best: boo
 
 def check_batch_size(model: nn.Module, batch_size: int) -> None:
     """Raise RecipeError where batch norm would have to learn from single pictures."""
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if norms and batch_size < 2:
+    norms_train = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and any(parameter.requires_grad for parameter in module.parameters())
+        for module in model.modules()
+    )
+    if norms_train and batch_size < 2:
         raise RecipeError(
             "batch norm cannot learn from one picture at a time",
             given=f"batch_size {batch_size}",
@@ -195,12 +203,30 @@ def _average(model: nn.Module, decay: float) -> AveragedModel | None:
         return None
 
     def blend(
-        averaged: torch.Tensor, current: torch.Tensor, num_averaged: torch.Tensor | int
-    ) -> torch.Tensor:
-        t = int(num_averaged)
-        return torch.lerp(current, averaged, min(decay, (1 + t) / (10 + t)))
+        averaged: Sequence[torch.Tensor],
+        current: Sequence[torch.Tensor],
+        num_averaged: torch.Tensor | int,
+    ) -> None:
+        t = int(num_averaged)  # once a step, not once a parameter: a GPU waits for it
+        share = 1 - min(decay, (1 + t) / (10 + t))
+        for old, new in zip(averaged, current, strict=True):
+            old.lerp_(new, share)
 
-    return AveragedModel(model, avg_fn=blend, use_buffers=False)
+    return AveragedModel(model, multi_avg_fn=blend, use_buffers=False)
+
+
+def not_finite(
+    what: str, value: float, step: int, lr: float, best: EpochRow | None
+) -> TrainingError:
+    """The error for a loss of NaN or infinity; says what is kept and what to try."""
+    kept = f"the model of epoch {best.epoch} is kept" if best else "no epoch was done"
+    return TrainingError(
+        f"the {what} became {value} at step {step}; {kept}",
+        given=f"learning rate {lr:.3g} at that step",
+        valid="a finite loss",
+        fix="lower --lr to a tenth, or add --set optimizer.clip_norm=1 or "
+        "--set schedule.warmup_epochs=1 with --schedule cosine",
+    )
 
 
 class _Meter:
@@ -229,14 +255,7 @@ class _Meter:
         self.last_loss = losses[-1]
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
-                kept = f"the model of epoch {best.epoch} is kept" if best else "no epoch was done"
-                raise TrainingError(
-                    f"the loss became {loss} at step {step - len(losses) + 1 + offset}; {kept}",
-                    given=f"learning rate {lr:.3g} at that step",
-                    valid="a finite loss",
-                    fix="lower --lr to a tenth, or add --set optimizer.clip_norm=1 or "
-                    "--set schedule.warmup_epochs=1 with --schedule cosine",
-                )
+                raise not_finite("loss", loss, step - len(losses) + 1 + offset, lr, best)
 
     @property
     def mean_loss(self) -> float:

@@ -19,7 +19,6 @@ import torch
 from fieldmark.data.augment import augment_batch, crops_randomly, random_resized_crop
 from fieldmark.data.preprocess import normalize, to_batch
 from fieldmark.data.store import PixelStore
-from fieldmark.errors import PictureError
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess
@@ -167,20 +166,15 @@ def _ready(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
 
 
 def _read(store: PixelStore, indices_b: torch.Tensor) -> tuple[torch.Tensor, list[np.ndarray]]:
-    """The pictures at these positions; those gone since the store was built are left out."""
-    found, pictures = [], []
-    for index in indices_b.tolist():
-        try:
-            pictures.append(store.get(index))
-        except PictureError:
-            continue
-        found.append(index)
-    return torch.tensor(found, dtype=torch.int64), pictures
+    """The pictures at these positions that can still be read, and where they are."""
+    found = list(store.get_readable(indices_b.tolist()))
+    positions_b = torch.tensor([index for index, _ in found], dtype=torch.int64)
+    return positions_b, [pixels for _, pixels in found]
 
 
 def _batch_slices(num: int, batch_size: int) -> list[slice]:
     starts = list(range(0, num, batch_size))
-    if len(starts) > 1 and num - starts[-1] == 1:
+    if batch_size > 1 and len(starts) > 1 and num - starts[-1] == 1:
         starts.pop()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num], strict=True)]
 

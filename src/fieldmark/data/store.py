@@ -7,19 +7,23 @@ but by the time it takes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
 import psutil
 
-from fieldmark.data.preprocess import MAX_ASPECT, STORE_MARGIN, Pixels
+from fieldmark.data.preprocess import STORE_MARGIN, Pixels
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.progress import Progress
 from fieldmark.types import LeftOut, Preprocess, Sample
 
 # Leave the other half of the free memory to the network, its activations and other programs.
-MEMORY_SHARE = 0.5
+MEMORY_SHARE: Final = 0.5
+
+# Photos are 4:3 or 3:2; the rest is for the odd longer one.
+SAFE_ASPECT: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,14 @@ class PixelStore:
         if self.kept is not None:
             return self.kept[index]
         return self.load(self.samples[index].path)
+
+    def get_readable(self, indices: Iterable[int]) -> Iterator[tuple[int, Pixels]]:
+        """Pictures with their positions; those gone since the store was built are passed over."""
+        for index in indices:
+            try:
+                yield index, self.get(index)
+            except PictureError:
+                continue
 
 
 def build_store(
@@ -107,10 +119,13 @@ def fits_in_memory(num_pictures: int, preprocess: Preprocess, typical_side_px: i
 
 
 def estimate_bytes(num_pictures: int, preprocess: Preprocess, typical_side_px: int) -> int:
-    """Bytes of `num_pictures` stored for crops: photos are about 4:3, half as much for the odd."""
+    """Bytes of `num_pictures` stored for crops or exactly, whichever takes more.
+
+    Small pictures are enlarged when they are stored exactly, and left as they are for crops.
+    """
     short_px = min(round(preprocess.size * STORE_MARGIN), typical_side_px)
-    typical_aspect = min(1.5 * 4 / 3, MAX_ASPECT)
-    return round(num_pictures * short_px**2 * typical_aspect * preprocess.channels)
+    pixels = max(short_px**2 * SAFE_ASPECT, preprocess.size**2)
+    return round(num_pictures * pixels * preprocess.channels)
 
 
 def unreadable(path: str, error: PictureError) -> SourceError:

@@ -1,0 +1,273 @@
+"""Batches: the same whatever happened before them, complete, and with no thread left behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fieldmark.auto import settle_augment
+from fieldmark.data import loader as loader_module
+from fieldmark.data.loader import Batch, EvalLoader, TrainLoader, batch_generator
+from fieldmark.data.preprocess import Pixels, load_exact, normalize
+from fieldmark.data.store import PixelStore
+from fieldmark.errors import PictureError
+from fieldmark.recipe import AugmentRecipe
+from fieldmark.runtime import Runtime
+from fieldmark.types import Preprocess, Sample
+
+CPU = Runtime(torch.device("cpu"))
+RGB = Preprocess(8, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+NONE = settle_augment(AugmentRecipe(preset="none"), grey=False, size_px=224)
+STANDARD = replace(
+    settle_augment(AugmentRecipe(preset="standard"), grey=False, size_px=224), rotate_degrees=10.0
+)
+
+
+def make_store(
+    num: int, *, load: Callable[[str], Pixels] | None = None, whole: bool = False
+) -> PixelStore:
+    """Noise pictures; `whole` ones are larger than the input and each of its own size."""
+    rng = np.random.default_rng(0)
+    shapes = [(12 + i % 3, 14 - i % 4, 3) if whole else (8, 8, 3) for i in range(num)]
+    kept = tuple(rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes)
+    samples = tuple(Sample(str(i), "a", "train") for i in range(num))
+    return PixelStore(samples, (), load or no_load, None if load else kept)
+
+
+def no_load(path: str) -> Pixels:
+    raise AssertionError("a kept picture is not decoded again")
+
+
+def train_loader(store: PixelStore, **words: Any) -> TrainLoader:
+    words = {"batch_size": 4, "seed": 3, "labels": [0] * len(store), "augment": STANDARD} | words
+    return TrainLoader(store, words.pop("labels"), RGB, words.pop("augment"), CPU, **words)
+
+
+def eval_loader(store: PixelStore, batch_size: int = 4) -> EvalLoader:
+    return EvalLoader(store, list(range(len(store))), RGB, CPU, batch_size=batch_size)
+
+
+def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
+    """To the bit."""
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one.images_bchw, other.images_bchw)
+        assert torch.equal(one.labels_b, other.labels_b)
+        assert torch.equal(one.indices_b, other.indices_b)
+
+
+# What is in a batch ------------------------------------------------------------------------------
+
+
+def test_a_batch_depends_on_seed_epoch_and_position_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = train_loader(make_store(11, whole=True))
+    expected = list(loader.epoch(2))
+
+    assert_same(list(loader.epoch(2)), expected)  # a second pass
+    fresh = train_loader(make_store(11, whole=True))
+    torch.manual_seed(99)
+    assert_same(list(fresh.epoch(2)), expected)  # never saw epochs 0 and 1
+    for depth in (0, 1, 50):
+        monkeypatch.setattr(loader_module, "PREFETCH", depth)
+        assert_same(list(loader.epoch(2)), expected)
+    interrupted = loader.epoch(1)
+    next(interrupted)
+    assert_same(list(loader.epoch(2)), expected)  # while another epoch is under way
+    del interrupted
+
+    for other in (loader.epoch(3), train_loader(make_store(11, whole=True), seed=4).epoch(2)):
+        assert not torch.equal(next(iter(other)).images_bchw, expected[0].images_bchw)
+
+
+def test_a_picture_is_augmented_differently_in_each_epoch() -> None:
+    loader = train_loader(make_store(2, whole=True), batch_size=2)
+    by_epoch = []
+    for epoch in range(3):
+        (batch,) = loader.epoch(epoch)
+        by_epoch.append(batch.images_bchw[batch.indices_b.argsort()])
+    assert not torch.equal(by_epoch[0], by_epoch[1])
+    assert not torch.equal(by_epoch[1], by_epoch[2])
+
+
+def test_generators_of_neighbouring_places_share_nothing() -> None:
+    places = [(s, *p) for s in range(4) for p in ((0,), (1,), (0, 1), (0, 2), (1, 1), (1, 2))]
+    draws = {batch_generator(*place).initial_seed() for place in places}
+    assert len(draws) == len(places)
+
+
+def test_batches_are_ready_for_the_network() -> None:
+    labels = [5, 6, 7, 8, 9, 10]
+    for batch in train_loader(make_store(6, whole=True), labels=labels).epoch(0):
+        assert batch.images_bchw.dtype == torch.float32
+        assert batch.images_bchw.shape[1:] == (3, 8, 8)
+        assert batch.images_bchw.is_contiguous(memory_format=torch.channels_last)
+        assert batch.labels_b.dtype == batch.indices_b.dtype == torch.int64
+        assert batch.labels_b.tolist() == [labels[i] for i in batch.indices_b.tolist()]
+
+
+def test_training_without_augmentation_sees_what_evaluation_sees() -> None:
+    store = make_store(6)
+    evaluated = torch.cat([batch.images_bchw for batch in eval_loader(store)])
+    for batch in train_loader(store, augment=NONE).epoch(0):
+        assert torch.equal(batch.images_bchw, evaluated[batch.indices_b])
+
+
+# Which pictures ----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5))
+def test_every_picture_comes_once_an_epoch_and_never_alone(
+    num: int, batch_size: int, epoch: int
+) -> None:
+    loader = train_loader(make_store(num), batch_size=batch_size, augment=NONE)
+    batches = [batch.indices_b.tolist() for batch in loader.epoch(epoch)]
+    assert sorted(i for batch in batches for i in batch) == list(range(num))
+    assert len(batches) == len(loader)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert len(batches[-1]) <= batch_size + 1
+    if batch_size > 1 and num > 1:
+        assert len(batches[-1]) > 1, "batch norm cannot learn from one picture"
+    if batch_size == 1:
+        assert len(batches) == num
+
+
+def test_epochs_are_shuffled_anew() -> None:
+    loader = train_loader(make_store(50))
+    assert loader.order(0).tolist() != loader.order(1).tolist() != list(range(50))
+    firsts = [int(loader.order(epoch)[0]) for epoch in range(400)]
+    assert len(set(firsts)) > 45  # any picture may come first
+
+
+def test_balanced_sampling_shows_every_class_equally_often() -> None:
+    labels = [0] * 170 + [1] * 25 + [2] * 5
+    loader = train_loader(make_store(200), labels=labels, sampling="balanced")
+    shown = torch.stack([loader.order(epoch) for epoch in range(50)])
+    assert shown.shape == (50, 200)
+    counts = torch.bincount(torch.tensor(labels)[shown.flatten()])
+    # 10,000 draws at 1/3: 4 standard errors are 1.9 %.
+    assert (counts / 10_000).tolist() == pytest.approx([1 / 3] * 3, abs=0.019)
+    within = torch.bincount(shown.flatten(), minlength=200)[-5:] / counts[2]
+    assert within.tolist() == pytest.approx([0.2] * 5, abs=0.03)
+
+
+@pytest.mark.parametrize(("num", "num_batches"), [(8, 2), (9, 3), (1, 1), (0, 0)])
+def test_evaluation_keeps_order_and_never_augments(num: int, num_batches: int) -> None:
+    store = make_store(num)
+    loader = eval_loader(store)
+    batches = list(loader)
+    assert len(batches) == len(loader) == num_batches
+    indices = [i for batch in batches for i in batch.indices_b.tolist()]
+    assert indices == list(range(num))
+    assert [i for batch in batches for i in batch.labels_b.tolist()] == indices
+    for batch in batches:
+        for image, index in zip(batch.images_bchw, batch.indices_b.tolist(), strict=True):
+            plain = torch.from_numpy(store.get(index)).permute(2, 0, 1)[None]
+            assert torch.equal(image[None], normalize(plain, RGB))
+
+
+def test_pictures_that_vanish_are_left_out_of_their_batch() -> None:
+    pixels = make_store(8)
+    gone = {"1", "4", "5", "6", "7"}
+
+    def load(path: str) -> Pixels:
+        if path in gone:
+            raise PictureError("no such file")
+        return pixels.get(int(path))
+
+    store = make_store(8, load=load)
+    (batch,) = eval_loader(store)  # of the second batch nothing is left
+    assert batch.indices_b.tolist() == [0, 2, 3]
+    assert batch.labels_b.tolist() == [0, 2, 3]
+    assert len(batch.images_bchw) == 3
+    trained = train_loader(store, labels=list(range(8)), augment=NONE)
+    shown = [i for batch in trained.epoch(0) for i in batch.labels_b.tolist()]
+    assert sorted(shown) == [0, 2, 3]
+
+
+def test_streamed_pictures_make_the_same_batches(tmp_path: Path, make_pictures: Any) -> None:
+    folder = make_pictures(tmp_path, {"cat": 5}, size=20) / "cat"
+    paths = sorted(map(str, folder.iterdir()))
+    load = partial(load_exact, preprocess=RGB)
+    samples = tuple(Sample(path, "cat") for path in paths)
+    streamed = PixelStore(samples, (), load, None)
+    kept = PixelStore(samples, (), no_load, tuple(map(load, paths)))
+    assert_same(list(eval_loader(streamed)), list(eval_loader(kept)))
+
+
+# Threads -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    gc.collect()
+    assert set(threading.enumerate()) <= before
+
+
+def loader_threads() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("fieldmark-loader")]
+
+
+@pytest.mark.parametrize("kind", ["train", "eval"])
+def test_a_reader_that_stops_leaves_no_thread(kind: str) -> None:
+    store = make_store(40, whole=kind == "train")
+    batches: Iterator[Batch]
+    batches = train_loader(store).epoch(0) if kind == "train" else iter(eval_loader(store))
+    next(batches)
+    assert len(loader_threads()) == 1  # it works ahead
+    del batches
+    assert not loader_threads()
+
+
+def test_a_reader_that_fails_leaves_no_thread() -> None:
+    def read() -> None:
+        for _ in train_loader(make_store(40, whole=True)).epoch(0):
+            raise RuntimeError("the loss is not finite")
+
+    with pytest.raises(RuntimeError, match="not finite"):
+        read()
+    assert not loader_threads()
+
+
+def test_a_failure_while_preparing_reaches_the_reader() -> None:
+    def load(path: str) -> Pixels:
+        if path == "21":
+            raise MemoryError("no memory left")
+        return np.zeros((8, 8, 3), np.uint8)
+
+    seen: list[int] = []
+
+    def read() -> None:
+        for batch in eval_loader(make_store(40, load=load)):
+            seen.extend(batch.indices_b.tolist())
+
+    with pytest.raises(MemoryError, match="no memory left"):
+        read()
+    assert seen == list(range(20))  # whatever came before was good
+    assert not loader_threads()
+
+
+def test_the_thread_stays_a_few_batches_ahead() -> None:
+    asked: list[int] = []
+
+    def load(path: str) -> Pixels:
+        asked.append(int(path))
+        return np.zeros((8, 8, 3), np.uint8)
+
+    batches = iter(eval_loader(make_store(400, load=load)))
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]  # waits for the batch in preparation
+    assert len(asked) <= 4 * (loader_module.PREFETCH + 1)

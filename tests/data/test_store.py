@@ -1,0 +1,182 @@
+"""The pixel store: what is kept, what is left out, what it takes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from fieldmark.data.prepare import whole_load
+from fieldmark.data.preprocess import Pixels, load_exact
+from fieldmark.data.scan import scan
+from fieldmark.data.store import (
+    MEMORY_SHARE,
+    PixelStore,
+    build_store,
+    estimate_bytes,
+    fits_in_memory,
+)
+from fieldmark.errors import PictureError, SourceError
+from fieldmark.progress import Silent
+from fieldmark.types import LeftOut, Preprocess, Sample
+
+TINY = Preprocess(16, 3, (0.0,) * 3, (1.0,) * 3)
+LOAD = partial(load_exact, preprocess=TINY)
+
+
+class Counting(Silent):
+    """Counts what a job reports."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+
+
+@pytest.fixture
+def samples(tmp_path: Path, make_pictures: Callable[..., Path]) -> list[Sample]:
+    """Pictures 0-9 of a class; 3 is empty, 7 is text."""
+    folder = make_pictures(tmp_path, {"cat": 10}) / "cat"
+    (folder / "003.png").write_bytes(b"")
+    (folder / "007.png").write_text("not a picture")
+    return [Sample(str(path), "cat", "train") for path in sorted(folder.iterdir())]
+
+
+def build(samples: list[Sample], **words: Any) -> PixelStore:
+    words = {"keep": True, "strict": False, "title": "decoding", "progress": Silent()} | words
+    return build_store(samples, words.pop("load", LOAD), **words)
+
+
+def test_every_picture_is_kept_or_left_out_with_its_reason(samples: list[Sample]) -> None:
+    progress = Counting()
+    store = build(samples, progress=progress)
+    assert progress.done == 10
+    assert len(store) == 8
+    assert store.samples == tuple(s for i, s in enumerate(samples) if i not in (3, 7))
+    assert [item.path for item in store.left_out] == [samples[3].path, samples[7].path]
+    assert store.left_out[0] == LeftOut(samples[3].path, "file is empty")
+    assert "not a picture" in store.left_out[1].reason
+    for index, sample in enumerate(store.samples):
+        np.testing.assert_array_equal(store.get(index), LOAD(sample.path))
+
+
+def test_what_is_not_kept_is_the_same_picture(samples: list[Sample]) -> None:
+    kept, streamed = build(samples), build(samples, keep=False)
+    assert streamed.kept is None
+    assert (streamed.samples, streamed.left_out) == (kept.samples, kept.left_out)
+    for index in range(len(kept)):
+        np.testing.assert_array_equal(kept.get(index), streamed.get(index))
+
+
+def test_a_kept_picture_outlives_its_file_and_a_streamed_one_is_passed_over(
+    samples: list[Sample],
+) -> None:
+    kept, streamed = build(samples), build(samples, keep=False)
+    Path(samples[1].path).unlink()
+    assert [i for i, _ in kept.get_readable(range(8))] == list(range(8))
+    assert [i for i, _ in streamed.get_readable(range(8))] == [0, 2, 3, 4, 5, 6, 7]
+    with pytest.raises(PictureError, match="no such file"):
+        streamed.get(1)
+
+
+def test_strict_stops_at_the_first_bad_picture(samples: list[Sample]) -> None:
+    with pytest.raises(SourceError, match="a picture cannot be read: file is empty") as caught:
+        build(samples, strict=True)
+    assert samples[3].path in str(caught.value)
+    assert "drop --strict" in str(caught.value)
+    assert len(build(samples[:3], strict=True)) == 3
+
+
+def test_order_is_the_manifests_however_long_a_picture_takes(samples: list[Sample]) -> None:
+    gate = threading.Event()
+
+    def load(path: str) -> Pixels:
+        if path == samples[0].path:
+            gate.wait(5)  # the first is ready last
+        if path == samples[9].path:
+            gate.set()
+        return np.full((1, 1, 3), int(Path(path).stem), np.uint8)
+
+    store = build(samples, load=load)
+    assert [int(store.get(i)[0, 0, 0]) for i in range(10)] == list(range(10))
+
+
+def test_each_picture_is_decoded_once(samples: list[Sample]) -> None:
+    seen: list[str] = []
+
+    def load(path: str) -> Pixels:
+        seen.append(path)
+        return LOAD(path)
+
+    store = build(samples * 30, load=load)  # several slices
+    for index in range(len(store)):
+        store.get(index)
+    assert sorted(seen) == sorted(s.path for s in samples * 30)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_no_thread_is_left_and_little_is_done_after_a_failure(
+    samples: list[Sample], strict: bool
+) -> None:
+    before = set(threading.enumerate())
+    num_decoded = 0
+
+    def load(path: str) -> Pixels:
+        nonlocal num_decoded
+        num_decoded += 1
+        if not strict:
+            raise RuntimeError("a bug, not a bad picture")
+        return LOAD(path)
+
+    with pytest.raises(SourceError if strict else RuntimeError):
+        build(samples * 100, load=load, strict=strict)
+    assert num_decoded <= 64
+    assert set(threading.enumerate()) <= before
+
+
+# Memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_real_photos_take_no_more_than_estimated(shared_data: Path, size: int) -> None:
+    manifest = scan(shared_data / "hymenoptera")
+    chosen = list(manifest.samples[::8])
+    preprocess = Preprocess(size, 3, (0.0,) * 3, (1.0,) * 3)
+    store = build(chosen, load=whole_load(preprocess))
+    assert store.kept is not None
+    assert len(store) > 30
+    real_bytes = sum(picture.nbytes for picture in store.kept)
+    estimated = estimate_bytes(len(store), preprocess, manifest.typical_side_px)
+    assert real_bytes <= estimated <= 2.5 * real_bytes
+
+
+@pytest.mark.parametrize(
+    ("side_px", "size"), [(8, 32), (32, 224), (28, 28), (500, 224), (300, 224)]
+)
+def test_the_estimate_covers_both_ways_of_storing(tmp_path: Path, side_px: int, size: int) -> None:
+    """Small pictures under a large network are enlarged where they are stored exactly."""
+    path = str(tmp_path / "a.png")
+    Image.new("RGB", (side_px * 4 // 3, side_px)).save(path)
+    preprocess = Preprocess(size, 3, (0.0,) * 3, (1.0,) * 3)
+    estimated = estimate_bytes(10, preprocess, side_px)
+    for load in (whole_load(preprocess), partial(load_exact, preprocess=preprocess)):
+        assert 10 * load(path).nbytes <= estimated
+
+
+def test_half_of_the_free_memory_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = estimate_bytes(1000, TINY, 16)
+
+    class Memory:
+        available = round(needed / MEMORY_SHARE)
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    assert fits_in_memory(1000, TINY, 16)
+    assert not fits_in_memory(1002, TINY, 16)

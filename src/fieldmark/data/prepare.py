@@ -8,13 +8,14 @@ from functools import partial
 from typing import Final
 
 from fieldmark.data.augment import crops_randomly
+from fieldmark.data.candidates import summary_of
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.preprocess import Pixels, load_exact, load_for_crops, measure_mean_std
 from fieldmark.data.store import PixelStore, build_store, fits_in_memory
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe
-from fieldmark.types import LeftOut, Part, Preprocess
+from fieldmark.types import Part, Preprocess
 
 # Pictures that mean and std are measured on; more would not move the fourth digit by much.
 NUM_MEASURED: Final = 1000
@@ -59,7 +60,7 @@ def prepare_data(manifest: Manifest, recipe: Recipe, progress: Progress) -> Prep
         recipe.data.cache == "auto"
         and fits_in_memory(len(manifest.samples), draft, manifest.typical_side_px)
     )
-    if not keep:
+    if not keep and recipe.data.cache == "auto":
         progress.say("pictures are decoded again each epoch: they would not fit into memory")
 
     def store(part: Part, load: Callable[[str], Pixels]) -> PixelStore:
@@ -73,9 +74,9 @@ def prepare_data(manifest: Manifest, recipe: Recipe, progress: Progress) -> Prep
     train = store("train", training_load(recipe, draft))
     val = store("val", exact_load)
     test = store("test", exact_load)
-    manifest = manifest.without([*train.left_out, *val.left_out, *test.left_out])
-    check_parts(manifest, expect_test=bool(test.samples or test.left_out))
-    return PreparedData(manifest, _measured(draft, recipe, train), train, val, test)
+    readable = manifest.without([*train.left_out, *val.left_out, *test.left_out])
+    check_train_has_all_classes(manifest, train)
+    return PreparedData(readable, _measured(draft, recipe, train), train, val, test)
 
 
 def decode_exactly(
@@ -110,29 +111,18 @@ def whole_load(preprocess: Preprocess) -> Callable[[str], Pixels]:
     return partial(load_for_crops, preprocess=preprocess)
 
 
-def check_parts(manifest: Manifest, *, expect_test: bool) -> None:
-    """Raise SourceError where unreadable pictures have left a hole that stops a training."""
-    train_counts = manifest.count_by_class("train")
+def check_train_has_all_classes(manifest: Manifest, train: PixelStore) -> None:
+    """Raise SourceError where unreadable pictures have left a class nothing to learn from."""
+    readable = {sample.label for sample in train.samples}
     for name in manifest.class_names:
-        if not train_counts.get(name):
+        if name not in readable:
+            paths = {sample.path for sample in manifest.of_part("train") if sample.label == name}
+            lost = [item for item in train.left_out if item.path in paths]
             raise SourceError(
                 f"class {name!r} has no readable training picture",
-                given=_reasons(manifest.left_out),
+                given=summary_of(lost) or "it has none at all",
                 fix="mend or add pictures of that class, or take the class away",
             )
-    needed: tuple[Part, ...] = ("val", "test") if expect_test else ("val",)
-    for part in needed:
-        if not manifest.of_part(part):
-            raise SourceError(
-                f"no readable picture is left in the part {part!r}",
-                given=_reasons(manifest.left_out),
-                fix="mend or add pictures",
-            )
-
-
-def _reasons(left_out: Sequence[LeftOut]) -> str:
-    shown = "; ".join(f"{item.path}: {item.reason}" for item in left_out[:3])
-    return f"{len(left_out)} pictures were left out: {shown}" if left_out else "no such picture"
 
 
 def draft_preprocess(recipe: Recipe) -> Preprocess:
@@ -149,12 +139,6 @@ def draft_preprocess(recipe: Recipe) -> Preprocess:
                 valid=f"{data.channels} numbers",
                 fix=f"give data.{word} {data.channels} numbers, or drop it to have it measured",
             )
-    if data.std != "auto" and min(data.std) <= 0:
-        raise RecipeError(
-            "data.std must be above 0",
-            given=data.std,
-            fix="drop data.std to have it measured",
-        )
     return Preprocess(
         size=data.size,
         channels=data.channels,
@@ -171,8 +155,8 @@ def _measured(draft: Preprocess, recipe: Recipe, train: PixelStore) -> Preproces
     if "auto" not in (recipe.data.mean, recipe.data.std):
         return draft
     stride = max(1, len(train) // NUM_MEASURED)
-    pictures = (train.get(index) for index in range(0, len(train), stride))
-    mean, std = measure_mean_std(pictures, draft.channels)
+    chosen = train.get_readable(range(0, len(train), stride))
+    mean, std = measure_mean_std((pixels for _, pixels in chosen), draft.channels)
     return replace(
         draft,
         mean=mean if recipe.data.mean == "auto" else draft.mean,

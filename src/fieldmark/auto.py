@@ -85,8 +85,10 @@ class Facts:
 
 
 def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
-    """The recipe without "auto" (but for mean and std, which are measured, and the device, which
-    belongs to the machine), and one sentence for each choice made.
+    """The recipe without "auto", and a sentence for each choice that people may want to change.
+
+    Left open are mean and std, which are measured, and device, precision and cache, which depend
+    on the machine.
 
     Raises:
         RecipeError: a given size is below what the network admits.

@@ -1,0 +1,193 @@
+"""What "auto" comes to: nothing is left open, nothing the user said is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fieldmark.auto import LEARNING_RATES, PRESETS, Facts, settle, settle_augment
+from fieldmark.errors import RecipeError
+from fieldmark.recipe import AugmentRecipe, Recipe, from_dict, to_dict
+
+PHOTOS = Facts(all_grey=False, typical_side_px=375, min_size_px=32, has_norm=True)
+DIGITS = Facts(all_grey=True, typical_side_px=8, min_size_px=1, has_norm=True)
+
+# Measured from the pictures, or known on the machine only.
+LEFT_OPEN = {"data.mean", "data.std", "data.cache", "device", "precision"}
+
+MODES = ["scratch", "finetune", "frozen", "partial"]
+OPTIMIZERS = ["sgd", "adam", "adamw"]
+
+facts = st.builds(
+    Facts,
+    all_grey=st.booleans(),
+    typical_side_px=st.integers(1, 5000),
+    min_size_px=st.integers(1, 300),
+    has_norm=st.booleans(),
+)
+# A valid value that no preset and no rule would choose, for every word that may say "auto".
+OWN_WORDS: dict[str, Any] = {
+    "data.size": 333,
+    "data.channels": 3,
+    "data.crop_fraction": 0.77,
+    "optimizer.lr": 0.0123,
+    "augment.preset": "none",
+    "augment.crop_scale": (0.11, 0.22),
+    "augment.crop_ratio": (0.9, 1.2),
+    "augment.hflip": 0.123,
+    "augment.vflip": 0.234,
+    "augment.rotate_degrees": 12.3,
+    "augment.brightness": 0.345,
+    "augment.contrast": 0.456,
+    "augment.saturation": 0.567,
+    "augment.hue": 0.0678,
+}
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Dotted words and their values."""
+    words: dict[str, Any] = {}
+    for name, value in vars(recipe).items():
+        if dataclasses.is_dataclass(value):
+            words |= {f"{name}.{word}": v for word, v in vars(value).items()}
+        else:
+            words[name] = value
+    return words
+
+
+def recipe_of(mode: str, optimizer: str, **words: Any) -> Recipe:
+    needed = {"mode": mode, "optimizer.name": optimizer}
+    if mode == "partial":
+        needed["training.freeze_through"] = "layer2"
+    return Recipe().with_settings(needed | words)
+
+
+def test_the_own_words_cover_every_word_that_settle_settles() -> None:
+    open_words = {word for word, value in flat(Recipe()).items() if value == "auto"}
+    assert open_words - LEFT_OPEN == set(OWN_WORDS)
+
+
+@given(st.sampled_from(MODES), st.sampled_from(OPTIMIZERS), facts)
+def test_no_auto_is_left_and_nothing_else_changes(mode: str, optimizer: str, f: Facts) -> None:
+    recipe = recipe_of(mode, optimizer)
+    settled, said = settle(recipe, f)
+    before, after = flat(recipe), flat(settled)
+    assert {word for word, value in after.items() if value == "auto"} == LEFT_OPEN
+    assert {word for word in after if after[word] != before[word]} <= set(OWN_WORDS)
+    assert from_dict(to_dict(settled)) == settled  # a valid recipe, also after a trip to the disk
+    assert settle(settled, f) == (settled, [])  # settled once and for all
+    assert len(said) == 4
+    assert all(": " in line for line in said)  # what, and why
+
+
+@given(st.sets(st.sampled_from(sorted(OWN_WORDS))), st.sampled_from(MODES), facts)
+def test_a_word_given_is_never_overwritten(names: set[str], mode: str, f: Facts) -> None:
+    words = {name: OWN_WORDS[name] for name in names}
+    settled, _ = settle(recipe_of(mode, "adamw", **words), f)
+    assert {name: flat(settled)[name] for name in names} == words
+
+
+@pytest.mark.parametrize(
+    ("typical_px", "min_px", "size"),
+    [
+        (8, 1, 32),
+        (28, 1, 32),
+        (40, 32, 32),
+        (41, 32, 64),
+        (64, 1, 64),
+        (65, 1, 224),  # a photo, however small
+        (4000, 32, 224),
+        (28, 33, 64),  # what the network admits comes first
+        (28, 63, 64),  # AlexNet
+        (64, 65, 96),
+        (28, 299, 320),
+        (4000, 299, 299),
+    ],
+)
+def test_the_size_follows_from_pictures_and_network(
+    typical_px: int, min_px: int, size: int
+) -> None:
+    f = Facts(all_grey=False, typical_side_px=typical_px, min_size_px=min_px, has_norm=True)
+    settled, said = settle(Recipe(), f)
+    assert settled.data.size == size
+    assert said[0] == f"size {size} px: pictures are typically {typical_px} px"
+
+
+@given(facts)
+def test_the_network_always_admits_the_size_chosen(f: Facts) -> None:
+    size = settle(Recipe(), f)[0].data.size
+    assert isinstance(size, int)
+    assert f.min_size_px <= size <= 4096
+
+
+def test_a_size_below_what_the_network_admits_is_refused_with_the_way_out() -> None:
+    f = dataclasses.replace(PHOTOS, min_size_px=63)
+    recipe = Recipe().with_settings({"model.name": "alexnet", "data.size": 62})
+    with pytest.raises(RecipeError, match="alexnet does not admit pictures that small") as caught:
+        settle(recipe, f)
+    for words in ("given:  size 62 px", "63 px or more", "--size 63", "another --model"):
+        assert words in str(caught.value)
+    assert settle(recipe.with_settings({"data.size": 63}), f)[0].data.size == 63
+
+
+def test_photos_and_digits_each_get_what_suits_them() -> None:
+    photos, said = settle(Recipe(), PHOTOS)
+    assert (photos.data.channels, photos.data.crop_fraction) == (3, 0.875)
+    assert photos.augment.preset == "standard"
+    assert photos.augment.hflip == 0.5
+    assert "3 channels: the pictures have colour" in said
+    assert "augmentation standard: usual for photos" in said
+
+    digits, said = settle(Recipe(), DIGITS)
+    assert (digits.data.channels, digits.data.crop_fraction) == (1, 1.0)
+    assert digits.augment.preset == "light"
+    assert digits.augment.hflip == digits.augment.vflip == 0  # a mirrored digit is another sign
+    assert "1 channel: every picture is grey" in said
+    assert "augmentation light: usual for small or grey pictures" in said
+
+
+def test_what_the_user_gives_decides_what_follows_from_it() -> None:
+    """A photo asked for at 32 px, or in grey, is treated as a small or grey picture."""
+    small, _ = settle(Recipe().with_settings({"data.size": 32}), PHOTOS)
+    assert (small.data.crop_fraction, small.augment.preset) == (1.0, "light")
+    grey, _ = settle(Recipe().with_settings({"data.channels": 1}), PHOTOS)
+    assert (grey.data.crop_fraction, grey.augment.preset) == (0.875, "light")
+
+
+@pytest.mark.parametrize("has_norm", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_learning_rates_are_ordered_as_training_wants_them(mode: str, has_norm: bool) -> None:
+    f = dataclasses.replace(PHOTOS, has_norm=has_norm)
+    rates = {name: flat(settle(recipe_of(mode, name), f)[0])["optimizer.lr"] for name in OPTIMIZERS}
+    assert rates["adam"] == rates["adamw"] < rates["sgd"]
+    scratch = flat(settle(recipe_of("scratch", "sgd"), PHOTOS)[0])["optimizer.lr"]
+    assert rates["sgd"] <= scratch
+    if mode == "scratch" and not has_norm:
+        assert rates["adam"] == 2e-4  # the AlexNet write-up's
+
+
+def test_every_learning_rate_of_the_table_can_come_about() -> None:
+    found = {
+        settle(recipe_of(mode, name), dataclasses.replace(PHOTOS, has_norm=norm))[0].optimizer.lr
+        for mode in MODES
+        for name in OPTIMIZERS
+        for norm in (True, False)
+    }
+    assert found == set(LEARNING_RATES.values())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_every_word_it_has_and_keeps_its_name(preset: str) -> None:
+    recipe = AugmentRecipe(preset=preset, hue=0.4)  # type: ignore[arg-type]
+    settled = settle_augment(recipe, grey=True, size_px=8)
+    assert vars(settled) == {"preset": preset} | PRESETS[preset] | {"hue": 0.4}
+
+
+def test_the_preset_none_changes_nothing() -> None:
+    words = dict(PRESETS["none"])
+    assert words.pop("crop_scale") == words.pop("crop_ratio") == (1.0, 1.0)
+    assert set(words.values()) == {0.0}

@@ -110,19 +110,26 @@ def find_model(run: str | Path) -> Path:
     Raises:
         CheckpointError: there is none; lists the runs made here.
     """
-    given = Path(run)
-    for candidate in (given, RUNS / given):
-        if candidate.is_file():
-            return candidate
-        if candidate.is_dir():
-            model = RunDirectory(candidate).model
+    candidates = (Path(run), RUNS / run)
+    try:
+        for candidate in candidates:
+            model = RunDirectory(candidate).model if candidate.is_dir() else candidate
             if model.is_file():
                 return model
-            raise CheckpointError(
-                "this run holds no model: no epoch was finished",
-                given=candidate,
-                fix="train again",
-            )
+        # Only now: a folder of pictures may well have the name of the run made from it.
+        unfinished = [path for path in candidates if RunDirectory(path).recipe.is_file()]
+    except OSError as error:  # no permission, or longer than any file name
+        raise CheckpointError(
+            f"cannot look there for a model: {error.strerror}",
+            given=run,
+            fix="check the path and its permissions",
+        ) from error
+    if unfinished:
+        raise CheckpointError(
+            "this run holds no model: no epoch was finished",
+            given=unfinished[0],
+            fix="train again",
+        )
     made = sorted(str(path.parent) for path in RUNS.glob("*/model.safetensors"))
     raise CheckpointError(
         "no such run or model file",

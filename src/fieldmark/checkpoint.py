@@ -45,7 +45,11 @@ class ModelInfo:
 
 
 def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
-    """Write weights and info into one .safetensors file, atomically."""
+    """Write weights and info into one .safetensors file, atomically.
+
+    Raises:
+        OutputError: it cannot be written, for example because the disk is full.
+    """
     document = {
         "format": FORMAT,
         "architecture": dict(info.architecture),
@@ -56,7 +60,10 @@ def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
     # Contiguous copies on the CPU: safetensors refuses views and other layouts.
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(document)})
+        try:
+            save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(document)})
+        except safetensors.SafetensorError as error:  # a full disk, which `atomic_path` words
+            raise OSError(str(error)) from error
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
@@ -154,8 +161,8 @@ def load_weights(model: nn.Module, path: Path) -> str:
     """
     tensors, network = load_tensors(path), as_network(model)
     last = next(reversed(model.state_dict()))  # the classifier's bias: heads come last
-    num_classes = len(tensors[last]) if last in tensors else network.num_classes
-    if num_classes == network.num_classes:
+    num_classes = tensors[last].numel() if last in tensors else network.num_classes
+    if num_classes in (0, network.num_classes):  # 0: no classifier; said as a wrong shape
         _load_strictly(model, tensors, path)
         return f"weights from {path}, classifier included"
     wanted = network.num_classes
@@ -167,6 +174,9 @@ def load_weights(model: nn.Module, path: Path) -> str:
 
 def _load_strictly(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     own = model.state_dict()
+    # torchvision's oldest files lack these counters, which nothing is computed from.
+    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
+    tensors = {**counters, **tensors}
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     misshapen = [
         f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
@@ -182,7 +192,7 @@ def _load_strictly(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: 
             valid="every weight of the network, each in its shape",
             fix="name the --model (and its options) that the weights were made for",
         )
-    model.load_state_dict(dict(tensors), strict=True)
+    model.load_state_dict(tensors, strict=True)
 
 
 def _read_metadata(path: Path) -> dict[str, str] | None:

@@ -143,3 +143,13 @@ def test_a_duration_is_never_off_by_more_than_its_last_digit(seconds: float) -> 
     told = sum(int(number) * units[unit] for number, unit in parts)
     assert abs(told - seconds) <= (0.5 if parts[-1][1] == "s" else 60)
     assert all(int(number) < 60 for number, unit in parts if unit != "h")
+
+
+def test_bars_leave_stdout_to_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    """`fieldmark predict ... > answers.csv`: the bars are on stderr, a terminal."""
+    bars, screen = watched(Terminal)
+    with bars.task("classifying", 2) as task:
+        print("a.jpg,ants,0.9")  # noqa: T201
+        task.advance(2)
+    assert capsys.readouterr().out == "a.jpg,ants,0.9\n"
+    assert "a.jpg" not in screen.getvalue()

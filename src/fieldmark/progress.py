@@ -75,7 +75,15 @@ class Terminal:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        with Bars(*columns, console=self.console, transient=True) as bars:
+        # Unless told otherwise, rich sends everything printed meanwhile to the console of the bars:
+        # with bars on stderr, results meant for stdout would be lost to `> answers.json`.
+        with Bars(
+            *columns,
+            console=self.console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as bars:
             yield _Bar(bars, bars.add_task(title, total=total, note=""))
 
 

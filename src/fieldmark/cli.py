@@ -6,20 +6,52 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
+from typer.core import TyperGroup
 
 from fieldmark.errors import FieldmarkError
 from fieldmark.progress import console_progress
 from fieldmark.recipe import parse_setting
 
-USER_ERROR, BAD_PICTURES, INTERRUPTED = 2, 1, 130
+BAD_PICTURES, PIPE_CLOSED, USER_ERROR, INTERRUPTED = 1, 1, 2, 130
+
+
+class Verbs(TyperGroup):
+    """The verbs; what a user can put right is said without a traceback.
+
+    Here and not around `app()`, because Typer keeps Ctrl-C and closed pipes for itself, says
+    nothing, and ends with exit codes that differ between its versions.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe shows here, and not when Python ends
+        except FieldmarkError as error:
+            _fail(str(error), USER_ERROR)
+        except KeyboardInterrupt:
+            _fail("stopped by Ctrl-C", INTERRUPTED)
+        except BrokenPipeError:
+            # The reader (`head`, say) has left. Python would complain when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(PIPE_CLOSED)
+        return result
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    shown = Text(text)
+    shown.stylize("bold red", 0, len(text.partition("\n")[0]))
+    Console(stderr=True).print(shown, soft_wrap=True)
+    sys.exit(code)
+
 
 app = typer.Typer(
+    cls=Verbs,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -38,15 +70,11 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A folder of class folders; a folder with train/ val/ [test/]; a manifest CSV "
-        "(path,label[,split]); a folder of IDX files; or a known name (digits).",
-        show_default=False,
-    ),
-]
+SOURCE_HELP = escape(
+    "A folder of class folders; a folder with train/ val/ [test/]; a CSV with the columns "
+    "path,label[,split]; a folder of IDX files; or the name digits."
+)
+SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
 RunArgument = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A run directory, its name, or a model.safetensors."),
@@ -59,7 +87,7 @@ ModeOption = Annotated[
     str | None, typer.Option(help="scratch, finetune, frozen (head only) or partial.")
 ]
 EpochsOption = Annotated[int | None, typer.Option(help="Times the training pictures are shown.")]
-BatchOption = Annotated[int | None, typer.Option(help="Pictures a step.")]
+BatchOption = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
 SizeOption = Annotated[int | None, typer.Option(help="Height and width of the input, px.")]
 LrOption = Annotated[float | None, typer.Option(help="Peak learning rate, per step.")]
 OptimizerOption = Annotated[str | None, typer.Option(help="sgd, adam or adamw.")]
@@ -71,7 +99,11 @@ OutOption = Annotated[Path | None, typer.Option(help="The directory to write.")]
 RecipeOption = Annotated[Path | None, typer.Option(help="A recipe in TOML; options come on top.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="section.field=value", help="Any other word of a recipe."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other word of a recipe, as section.field=value; may be repeated.",
+    ),
 ]
 
 
@@ -97,7 +129,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer epochs.")] = False,
     out: OutOption = None,
 ) -> None:
-    """Train on real handwritten digits: nothing to download, about a minute."""
+    """Train on real handwritten digits: no download, about a minute."""
     from fieldmark.demo import run_demo
     from fieldmark.printing import print_run
 
@@ -120,12 +152,12 @@ def demo(
 @app.command(
     epilog=example(
         "fieldmark train photos/ --model resnet18 --epochs 30",
-        "fieldmark train photos/ --recipe runs/x/recipe.toml --set training.label_smoothing=0.1",
+        "fieldmark train photos/ --recipe runs/x/recipe.toml --set data.resize=squash",
     )
 )
 def train(
     source: Annotated[
-        str | None, typer.Argument(metavar="SOURCE", help="The pictures; see `show --help`.")
+        str | None, typer.Argument(metavar="SOURCE", help=f"{SOURCE_HELP} Default: the recipe's.")
     ] = None,
     model: ModelOption = None,
     weights: WeightsOption = None,
@@ -150,7 +182,7 @@ def train(
     recipe: RecipeOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Train a classifier, say how good it is, and keep it in one safe file."""
+    """Train a classifier, say how good it is, keep it in one safe file."""
     from fieldmark import api
     from fieldmark.printing import print_run
 
@@ -219,14 +251,17 @@ def evaluate(
 def predict(
     run: RunArgument,
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATHS...", help="Pictures, folders or patterns.")
+        list[str], typer.Argument(metavar="PATHS", help="Pictures, folders, 'patterns*.jpg'.")
     ],
     top: Annotated[int, typer.Option(min=1, help="Likeliest classes to show.")] = 1,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.TABLE,
     device: DeviceOption = None,
     batch_size: BatchOption = None,
 ) -> None:
-    """Classify pictures: class and probability. A picture that cannot be read gets an error row."""
+    """Classify pictures: class and probability.
+
+    A picture that cannot be read gets a row with the reason, and the exit code is then 1.
+    """
     from fieldmark.predict import find_pictures, load
     from fieldmark.printing import print_predictions
 
@@ -236,7 +271,8 @@ def predict(
     )
     num_bad = print_predictions(predictions, top, format)
     if num_bad:
-        typer.echo(f"{num_bad} could not be read; their rows say why", err=True)
+        pictures = "1 picture" if num_bad == 1 else f"{num_bad} pictures"
+        typer.echo(f"{pictures} could not be read; the rows say why", err=True)
         raise typer.Exit(BAD_PICTURES)
 
 
@@ -250,7 +286,7 @@ def summary(
     size: SizeOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Every layer of a network: output shape, parameters, FLOPs; totals and memory."""
+    """Every layer of a network: shape, parameters, FLOPs; and totals."""
     from fieldmark.assembly import summarize_named
     from fieldmark.printing import print_summary
 
@@ -304,26 +340,12 @@ def show(
         augment=augment,
         seed=seed,
     )
-    typer.echo(f"{path} is ready to be looked at")
+    typer.echo(f"wrote {path}")
 
 
 def main() -> None:
-    """Run a command; errors that a user can put right are shown without a traceback."""
-    try:
-        app()
-    except FieldmarkError as error:
-        _fail(str(error), USER_ERROR)
-    except KeyboardInterrupt:
-        _fail("stopped by Ctrl-C", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader (`head`, say) has left. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(USER_ERROR)
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    Console(stderr=True).print(Text(text), soft_wrap=True)
-    sys.exit(code)
+    """What the `fieldmark` command runs."""
+    app()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def run_demo(progress: Progress, *, quick: bool = False, out: Path | None = None
 
     Args:
         quick: fewer epochs, for a look at whether the installation works.
-        out: the run directory; None takes a free `runs/demo-N`.
+        out: the run directory; None takes a free `runs/digits-resnet10-N`.
     """
     epochs = {"training.epochs": QUICK_EPOCHS} if quick else {}
     run = train("digits", settings={**SETTINGS, **epochs}, out=out, progress=progress)

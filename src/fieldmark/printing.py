@@ -6,8 +6,9 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,13 +22,21 @@ if TYPE_CHECKING:
     from fieldmark.models.summary import Summary
 
 
+PIPE_COLUMNS: Final = 200  # a file has no width: nothing is cut where no terminal asks for it
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_COLUMNS)
+
+
 def print_run(test: Metrics | None, val: Metrics) -> None:
     """The figures at the end of a training."""
     if test is not None:
         print_metrics("test accuracy", test)
         return
     print_metrics("validation accuracy", val)
-    Console().print(
+    _console().print(
         "This part chose the epoch, so the figure is too good; no test part was kept.",
         soft_wrap=True,
     )
@@ -35,7 +44,7 @@ def print_run(test: Metrics | None, val: Metrics) -> None:
 
 def print_metrics(what: str, metrics: Metrics) -> None:
     """Accuracy with its interval, then each class."""
-    console, accuracy = Console(), metrics.accuracy
+    console, accuracy = _console(), metrics.accuracy
     console.print()
     console.print(per_class_table(metrics))
     console.print(
@@ -50,6 +59,8 @@ def print_metrics(what: str, metrics: Metrics) -> None:
 def print_predictions(predictions: Iterable[Prediction], top: int, style: str) -> int:
     """Print predictions as `style` (table, json or csv) says; returns how many are errors."""
     printers = {"table": _as_table, "json": _as_json, "csv": _as_csv}
+    if sys.stdout.isatty():
+        predictions = list(predictions)  # lines would run into the bar, which shares the screen
     counted = _Counted(predictions)
     printers[style](counted, top)
     return counted.num_errors
@@ -68,19 +79,35 @@ class _Counted:
 
 
 def _as_table(predictions: Iterable[Prediction], top: int) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("picture", overflow="fold")
-    for rank in range(1, top + 1):
-        table.add_column("class" if top == 1 else f"{rank}.")
-        table.add_column("probability" if top == 1 else "", justify="right")
+    """A line a picture, the path last; with `top` above 1 the classes stand below their picture.
+
+    Paths are never folded or cut, however narrow the terminal: people copy them.
+    """
+    console = _console()
+
+    def line(*parts: tuple[str, str]) -> None:
+        text = Text()
+        for words, style in parts:
+            text.append(printable(words), style)
+        console.print(text, highlight=False, soft_wrap=True)
+
+    heading_due = top == 1
     for prediction in predictions:
-        cells = [Text(printable(prediction.path))]
         if prediction.error is not None:
-            cells.append(Text(f"error: {prediction.error}", style="red"))
+            line(("error  ", "red"), (prediction.path, ""), (f"  {prediction.error}", "red"))
+            continue
+        width = max(5, *map(cell_len, map(printable, prediction.class_names)))
+        if heading_due:
+            line((set_cell_size("class", width) + "  probability  picture", "bold"))
+            heading_due = False
+        if top > 1:
+            line((prediction.path, ""))
         for name, probability in prediction.top(top):
-            cells += [Text(printable(name)), Text(f"{probability:.3f}")]
-        table.add_row(*cells)
-    Console().print(table)
+            cell = set_cell_size(printable(name), width)
+            if top > 1:
+                line((f"  {cell}  {probability:.3f}", ""))
+            else:
+                line((f"{cell}  {probability:11.3f}  {prediction.path}", ""))
 
 
 def _as_json(predictions: Iterable[Prediction], top: int) -> None:
@@ -126,33 +153,33 @@ def print_models(cards: Sequence[ModelCard]) -> None:
             str(card.min_size_px),
             card.paper,
         )
-    Console().print(table)
+    _console().print(table)
 
 
 def print_summary(summary: Summary) -> None:
-    """The layers in the order they run, a rule between stages, and the totals."""
-    console = Console()
+    """The layers in the order they run, below the stage they belong to, and the totals."""
+    console = _console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading, justify in (
-        ("stage", "left"),
         ("layer", "left"),
         ("kind", "left"),
-        ("output shape", "right"),
+        ("output", "right"),
         ("parameters", "right"),
         ("MFLOPs", "right"),
     ):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    stage = None
+    stage = ""
     for row in summary.rows:
+        if row.stage != stage:
+            table.add_row(Text(row.stage, style="bold"))
+        stage = row.stage
         table.add_row(
-            row.stage if row.stage != stage else "",
-            row.name,
+            ("  " if stage else "") + row.name,
             row.kind,
             "x".join(map(str, row.output_shape)),
             f"{row.num_parameters:,}" if row.num_parameters else "",
             f"{row.flops / 1e6:,.1f}" if row.flops else "",
         )
-        stage = row.stage
     console.print(table)
     shape = "x".join(map(str, summary.input_shape))
     total_mb = summary.input_mb + summary.activations_mb + summary.parameters_mb
@@ -161,8 +188,7 @@ def print_summary(summary: Summary) -> None:
         f"({summary.num_trainable_parameters:,} trainable)\n"
         f"FLOPs        {summary.flops / 1e9:.2f} G for one picture of {shape} "
         "(two for each multiply-add)\n"
-        f"memory       input {summary.input_mb:.2f} MB + activations "
-        f"{summary.activations_mb:.2f} MB + parameters {summary.parameters_mb:.2f} MB "
-        f"= {total_mb:.2f} MB",
+        f"memory       {total_mb:.2f} MB: input {summary.input_mb:.2f}, activations "
+        f"{summary.activations_mb:.2f}, parameters {summary.parameters_mb:.2f}",
         highlight=False,
     )

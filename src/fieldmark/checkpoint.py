@@ -127,7 +127,7 @@ def find_info(path: Path) -> ModelInfo | None:
             preprocess=Preprocess.from_dict(document["preprocess"]),
             history=dict(document["history"]),
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise _damaged(path, error) from error

@@ -3,6 +3,7 @@ What each function does to pixels is compared with torchvision in tests/parity."
 
 from __future__ import annotations
 
+import cmath
 import colorsys
 import math
 from dataclasses import replace
@@ -114,6 +115,13 @@ def test_areas_are_uniform_and_shapes_log_uniform_and_places_everywhere() -> Non
         assert (in_order - uniform).abs().max() / (high - low) < 1.95 / num**0.5
 
 
+def test_every_place_in_a_small_picture_is_taken_equally_often() -> None:
+    boxes = draw_crops(torch.tensor([[4, 5]] * 4000), (0.2, 0.2), (1.0, 1.0), seeded())
+    assert boxes[:, 2:].unique(dim=0).tolist() == [[2, 2]]
+    counts = torch.bincount(boxes[:, 0] * 4 + boxes[:, 1], minlength=12)
+    assert (counts / 4000).tolist() == pytest.approx([1 / 12] * 12, abs=0.02)  # 4.5 standard errors
+
+
 def test_crops_of_any_size_make_one_batch() -> None:
     pictures = [
         np.full((h, w, 1), value, np.uint8)
@@ -180,6 +188,17 @@ def test_hue_turns_the_chroma_plane_of_colorsys(
     assert float(y) == pytest.approx(y_before, abs=1e-4)
     turned = complex(i_before, q_before) * complex(math.cos(turn), math.sin(turn))
     assert abs(complex(float(i), float(q)) - turned) < 1e-3
+
+
+def test_the_hue_turns_either_way_and_no_further_than_asked() -> None:
+    reddish = torch.tensor([0.5, 0.4, 0.4]).view(1, 3, 1, 1).expand(2000, -1, -1, -1)
+    turned = jitter_color(reddish, seeded(), hue=0.1)[:, :, 0, 0].tolist()
+    before = complex(*colorsys.rgb_to_yiq(0.5, 0.4, 0.4)[1:])
+    turns = [cmath.phase(complex(*colorsys.rgb_to_yiq(*rgb)[1:]) / before) for rgb in turned]
+    share_of_circle = torch.tensor(turns) / (2 * math.pi)
+    assert -0.102 < share_of_circle.min() < -0.098
+    assert 0.098 < share_of_circle.max() < 0.102
+    assert share_of_circle.mean().item() == pytest.approx(0, abs=0.0055)
 
 
 def test_saturation_and_hue_leave_grey_pictures_alone() -> None:

@@ -100,10 +100,19 @@ def test_a_picture_is_augmented_differently_in_each_epoch() -> None:
     assert not torch.equal(by_epoch[1], by_epoch[2])
 
 
-def test_generators_of_neighbouring_places_share_nothing() -> None:
-    places = [(s, *p) for s in range(4) for p in ((0,), (1,), (0, 1), (0, 2), (1, 1), (1, 2))]
-    draws = {batch_generator(*place).initial_seed() for place in places}
-    assert len(draws) == len(places)
+def test_no_two_places_of_a_training_share_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def spy(*place: int) -> torch.Generator:
+        generator = batch_generator(*place)
+        seeds.append(generator.initial_seed())
+        return generator
+
+    monkeypatch.setattr(loader_module, "batch_generator", spy)
+    for seed in range(3):
+        for epoch in range(3):
+            list(train_loader(make_store(12, whole=True), seed=seed).epoch(epoch))
+    assert len(set(seeds)) == len(seeds) == 3 * 3 * (1 + 3)  # the order, and three batches
 
 
 def test_batches_are_ready_for_the_network() -> None:

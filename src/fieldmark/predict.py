@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final, overload
 
@@ -129,14 +131,7 @@ def find_pictures(words: Sequence[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for word in words:
-        path = Path(word)
-        if path.is_dir():
-            matches = find_files_below(path)
-        elif path.exists() or not glob.has_magic(word):
-            # A missing file stays in the list: it gets its own error row.
-            matches = [word]
-        else:
-            matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - absolute ones too
+        matches = list(chain.from_iterable(map(_files_of, _paths_of(word))))
         if not matches:
             raise SourceError(
                 "no picture is found there",
@@ -146,3 +141,17 @@ def find_pictures(words: Sequence[str]) -> list[str]:
             )
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+# os.path, not pathlib: that one raises for a name longer than any file system admits.
+
+
+def _paths_of(word: str) -> list[str]:
+    if os.path.exists(word) or not glob.has_magic(word):  # noqa: PTH110
+        return [word]  # a missing file stays in the list: it gets its own error row
+    return sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - absolute ones too
+
+
+def _files_of(path: str) -> list[str]:
+    """A folder stands for what is in it, one that a pattern met too."""
+    return find_files_below(Path(path)) if os.path.isdir(path) else [path]  # noqa: PTH112

@@ -35,7 +35,7 @@ from fieldmark.data.split import split
 from fieldmark.errors import FieldmarkError
 from fieldmark.evaluate import Evaluated, evaluate_store
 from fieldmark.evaluation.metrics import Metrics
-from fieldmark.files import claim_directory, write_text
+from fieldmark.files import write_text
 from fieldmark.predict import Predictor, load
 from fieldmark.progress import Progress, console_progress, duration
 from fieldmark.recipe import Recipe, assemble, to_toml
@@ -48,7 +48,7 @@ from fieldmark.report import (
     write_source_sheet,
     write_training_sheet,
 )
-from fieldmark.rundir import RunDirectory, find_model, new_run
+from fieldmark.rundir import RunDirectory, find_model, new_evaluation, new_run
 from fieldmark.runtime import describe_machine, open_runtime, seed_everything
 from fieldmark.training.loop import EpochRow, fit, rank
 
@@ -135,7 +135,7 @@ def train(
     data = prepare_data(manifest, recipe, progress)
     write_manifest(data.manifest, run.manifest)
     write_json(run.class_indices, dict(enumerate(data.manifest.class_names)))
-    say_left_out(data.manifest, run, progress)
+    say_left_out(data.manifest.left_out, progress, run=run)
     train_loader, val_loader = make_loaders(data, recipe, runtime)
     write_training_sheet(run.pictures_png, train_loader, data.manifest.class_names)
 
@@ -157,7 +157,7 @@ def train(
     try:
         result = fit(model, train_loader, val_loader, recipe, runtime, progress, keep)
     except (KeyboardInterrupt, FieldmarkError):
-        if history:
+        if run.model.is_file():  # else no epoch was finished, or there was no room for it
             write_curves(run, history, max(history, key=rank))
             progress.say(f"the best model so far is kept in {run.model}")
         raise
@@ -246,7 +246,7 @@ def evaluate(
     """Evaluate a run's model: on its own test part, or on the labelled pictures of `source`.
 
     Of a source with parts the test part is taken, else `val`, else all of it. Results go to
-    `out`, else into the run, under `evaluations/`.
+    `out`, else into the run: a free `evaluations/NAME-N`, called after the source.
 
     Raises:
         FieldmarkError: no such run or source, a class the model does not know, or a place that
@@ -263,13 +263,12 @@ def evaluate(
         say_shared_pictures(manifest, run_directory, progress)
     check_classes(manifest, predictor.class_names)
 
-    name = Path(source_words(source) or "test").stem
-    target = run_directory.evaluation(name) if out is None else RunDirectory(Path(out))
-    if out is not None:
-        claim_directory(target.path)
+    # Resolved: "." and ".." name no folder, and would lead out of evaluations/.
+    name = "test" if source is None else Path(source_words(source) or "").resolve().stem
+    target = new_evaluation(run_directory, out, default_name=name)
     store = decode_exactly(manifest, predictor.info.preprocess, progress)
     manifest = manifest.without(store.left_out)
-    say_left_out(manifest, target, progress)
+    say_left_out(manifest.left_out, progress, run=target)
     evaluated = evaluate_store(
         predictor.model,
         store,
@@ -318,5 +317,6 @@ def show(
     recipe = assemble(recipe, words, settings or {})
     manifest = find_samples(source, recipe, progress)
     recipe, _ = settle_for(recipe, manifest)
-    write_source_sheet(Path(out), manifest, recipe, num=num, augmented=augmented)
+    passed_over = write_source_sheet(Path(out), manifest, recipe, num=num, augmented=augmented)
+    say_left_out((*manifest.left_out, *passed_over), progress)
     return Path(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from fieldmark.report import write_left_out
 from fieldmark.rundir import RunDirectory, find_model
 from fieldmark.runtime import Runtime
 from fieldmark.training.loop import EpochRow
+from fieldmark.types import LeftOut
 
 Source = str | Path | Manifest | Iterable[Any]
 
@@ -49,8 +50,19 @@ def source_words(source: Source | None) -> str | None:
 
 
 def find_samples(source: Source | None, recipe: Recipe, progress: Progress) -> Manifest:
-    """The labelled pictures of a source (else the recipe's), under the recipe's class names."""
+    """The labelled pictures of a source (else the recipe's), under the recipe's class names.
+
+    Raises:
+        SourceError: nothing can be trained on, or a file cannot be used and the recipe is strict.
+    """
     manifest = scan(recipe.source if source is None else source, progress=progress)
+    if recipe.data.strict and manifest.left_out:
+        first = manifest.left_out[0]
+        raise SourceError(
+            f"a file of this source cannot be used: {first.reason}",
+            given=first.path,
+            fix="mend or remove that file, or drop --strict to leave such files out",
+        )
     names = recipe.data.class_names
     return manifest.renamed(names) if names else manifest
 
@@ -193,16 +205,22 @@ def model_info(model: nn.Module, data: PreparedData, recipe: Recipe, row: EpochR
     )
 
 
-def say_left_out(manifest: Manifest, run: RunDirectory, progress: Progress) -> None:
-    """Name the first files that were left out, and write them all down."""
-    left_out = manifest.left_out
+def say_left_out(
+    left_out: Sequence[LeftOut], progress: Progress, *, run: RunDirectory | None = None
+) -> None:
+    """Name the first files that were left out; with a run, write them all down."""
     if not left_out:
         return
-    write_left_out(run.left_out, left_out)
+    where = ""
+    if run is not None:
+        write_left_out(run.left_out, left_out)
+        where = f" (all in {run.left_out})" if len(left_out) > NUM_NAMED else f" ({run.left_out})"
     files = "file" if len(left_out) == 1 else "files"
-    progress.say(f"{len(left_out)} {files} left out (all in {run.left_out}):")
+    progress.say(f"{len(left_out)} {files} left out{where}:")
     for item in left_out[:NUM_NAMED]:
         progress.say(f"  {item.path}: {item.reason}")
+    if len(left_out) > NUM_NAMED:
+        progress.say(f"  and {len(left_out) - NUM_NAMED} more")
 
 
 def test_part_of(run: RunDirectory) -> tuple[Manifest, str]:

@@ -175,7 +175,7 @@ def train(
         bool, typer.Option("--val-is-val", help="Select on the source's val/: no test is left.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="A picture that cannot be read stops the run.")
+        bool, typer.Option("--strict", help="A file that cannot be used stops the run.")
     ] = False,
     out: OutOption = None,
     name: Annotated[str | None, typer.Option(help="The run's name, below runs/.")] = None,

@@ -109,8 +109,8 @@ def write_training_sheet(
 
 def write_source_sheet(
     path: Path, manifest: Manifest, recipe: Recipe, *, num: int, augmented: bool
-) -> None:
-    """Random labelled pictures of a source; those that cannot be read are passed over.
+) -> tuple[LeftOut, ...]:
+    """Random labelled pictures of a source; returns those passed over, being unreadable.
 
     Args:
         recipe: settled; says how the pictures are cropped and augmented where that is asked for.
@@ -146,12 +146,13 @@ def write_source_sheet(
             seed=recipe.seed,
         )
         write_training_sheet(path, loader, manifest.class_names, num=num)
-        return
+        return store.left_out
     pictures = [store.get(index) for index in range(len(store))]
     names = drawable(manifest.class_names)
     captions = [names[label] for label in labels_of(store, manifest.class_names)]
     title = f"{len(pictures)} of {len(manifest.samples)} pictures at random"
     draw_contact_sheet(pictures, captions, path, title=title)
+    return store.left_out
 
 
 def metrics_document(evaluated: Evaluated | None) -> dict[str, Any] | None:

@@ -95,13 +95,29 @@ def new_run(out: str | Path | None, name: str | None, default_name: str) -> RunD
             )
         directory = RUNS / name
     else:
-        directory = RUNS / default_name
-        number = 1
-        while directory.exists():
-            number += 1
-            directory = RUNS / f"{default_name}-{number}"
+        directory = _free(RUNS / default_name)
     claim_directory(directory)
     return RunDirectory(directory)
+
+
+def new_evaluation(run: RunDirectory, out: str | Path | None, default_name: str) -> RunDirectory:
+    """Claim the directory of a later evaluation: `out`, else a free `evaluations/DEFAULT-N`.
+
+    Raises:
+        OutputError: it exists and is not empty, or cannot be written.
+    """
+    directory = Path(out) if out is not None else _free(run.evaluation(default_name).path)
+    claim_directory(directory)
+    return RunDirectory(directory)
+
+
+def _free(directory: Path) -> Path:
+    """`directory`, or the first of `directory-2`, `directory-3` ... that does not exist."""
+    free, number = directory, 1
+    while free.exists():
+        number += 1
+        free = directory.with_name(f"{directory.name}-{number}")
+    return free
 
 
 def find_model(run: str | Path) -> Path:

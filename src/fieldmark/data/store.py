@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,11 +58,14 @@ class PixelStore:
 
     def get_readable(self, indices: Iterable[int]) -> Iterator[tuple[int, Pixels]]:
         """Pictures with their positions; those gone since the store was built are passed over."""
-        for index in indices:
-            try:
-                yield index, self.get(index)
-            except PictureError:
-                continue
+        if self.kept is not None:
+            yield from ((index, self.kept[index]) for index in indices)
+            return
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            waiting = [(index, pool.submit(self.get, index)) for index in indices]
+            for index, picture in waiting:
+                with suppress(PictureError):
+                    yield index, picture.result()
 
 
 def build_store(

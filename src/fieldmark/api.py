@@ -33,8 +33,8 @@ from fieldmark.data.prepare import decode_exactly, prepare_data
 from fieldmark.data.scan import scan
 from fieldmark.data.split import split
 from fieldmark.errors import FieldmarkError
-from fieldmark.evaluate import Evaluated, evaluate_store
 from fieldmark.evaluation.metrics import Metrics
+from fieldmark.examine import Evaluated, evaluate_store
 from fieldmark.files import write_text
 from fieldmark.predict import Predictor, load
 from fieldmark.progress import Progress, console_progress, duration

@@ -17,8 +17,8 @@ from fieldmark.data.prepare import draft_preprocess, labels_of, training_load, w
 from fieldmark.data.preprocess import Pixels, denormalize
 from fieldmark.data.store import build_store
 from fieldmark.errors import SourceError
-from fieldmark.evaluate import Evaluated
 from fieldmark.evaluation.tables import confusion_csv, csv_text, predictions_csv
+from fieldmark.examine import Evaluated
 from fieldmark.figures.confusion import draw_confusion
 from fieldmark.figures.contact_sheet import draw_contact_sheet
 from fieldmark.figures.curves import draw_curves

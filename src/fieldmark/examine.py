@@ -1,4 +1,7 @@
-"""A network and a part of labelled pictures in; figures out. Draws and writes nothing."""
+"""A network and a part of labelled pictures in; figures out. Draws and writes nothing.
+
+Not called `evaluate`: a module of that name hides the function `fieldmark.evaluate`.
+"""
 
 from __future__ import annotations
 

@@ -129,10 +129,10 @@ def train(
 
     # The run directory, claimed before the long work so that the work cannot be lost for it.
     run = new_run(out, name, default_name=run_name(recipe))
-    write_text(run.recipe, to_toml(recipe))
 
-    # Pixels, decoded once.
+    # Pixels, decoded once. Until that has gone well the directory stays empty, free for a retry.
     data = prepare_data(manifest, recipe, progress)
+    write_text(run.recipe, to_toml(recipe))
     write_manifest(data.manifest, run.manifest)
     write_json(run.class_indices, dict(enumerate(data.manifest.class_names)))
     say_left_out(data.manifest.left_out, progress, run=run)

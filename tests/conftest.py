@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+
+import fieldmark
+from fieldmark.cli import app
+from fieldmark.progress import Silent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -61,3 +67,42 @@ def write_pictures(folder: Path, counts: Mapping[str, int], *, size: int = 32) -
             pixels = (colour + noise).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{number:03d}.png")
     return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind in the terminal, colours taken off."""
+
+    code: int
+    out: str
+    err: str
+
+
+Verb = Callable[..., Finished]
+
+
+@pytest.fixture
+def verb(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Verb:
+    """`verb("train", folder, "--epochs", 1)` does what the shell would, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Finished:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            app([str(word) for word in words], prog_name="fieldmark")
+        captured = capsys.readouterr()
+        out, err = (re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", x) for x in captured)
+        return Finished(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> fieldmark.Run:
+    """A training of a second, shared: read it, and write next to it, never into it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    pictures = write_pictures(folder / "photos", {"cat": 12, "dog": 12, "owl": 12})
+    words = {"model": "resnet10", "size": 32, "epochs": 2, "device": "cpu", "batch_size": 8}
+    return fieldmark.train(pictures, out=folder / "run", progress=Silent(), **words)

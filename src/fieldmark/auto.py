@@ -118,7 +118,7 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
         # The border that a centre crop cuts off matters where pictures are a few pixels wide.
         fraction = 1.0 if size <= SMALL_PICTURE_PX else 0.875
         if recipe.data.resize == "crop":
-            said.append(f"evaluation crop {fraction:g} of the short side: usual at {size} px")
+            said.append(f"crop_fraction {fraction:g}: usual at {size} px")
 
     lr = recipe.optimizer.lr
     if lr == "auto":

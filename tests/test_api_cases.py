@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,39 @@ def test_strict_stops_at_a_broken_picture_and_leaves_the_way_free(
     assert "--strict" in str(caught.value)
     broken.write_bytes(whole)  # mended: the same words must work now
     assert train(photos, tmp_path / "run", strict=True).test is not None
+
+
+@pytest.mark.parametrize("gone", ["train", "all but the run"])
+def test_a_run_is_evaluated_where_its_training_pictures_are_not(
+    photos: Path, tmp_path: Path, make_pictures: Any, gone: str
+) -> None:
+    """A run trained on one machine and copied to another has its manifest, not its pictures."""
+    run = train(photos, tmp_path / "run")
+    for sample in read_manifest(run.path / "manifest.csv").samples:
+        if gone != "train" or sample.part != "test":
+            Path(sample.path).unlink()
+    if gone == "train":
+        evaluation = fm.evaluate(run.path, device="cpu", progress=Silent())
+        assert run.test is not None
+        assert evaluation.metrics.accuracy == run.test.accuracy
+        assert evaluation.left_out == 0
+    else:
+        with pytest.raises(SourceError, match=r"(?s)no picture can be read.*no such file"):
+            fm.evaluate(run.path, device="cpu", progress=Silent())
+    fresh = make_pictures(tmp_path / "fresh", {"ant": 3, "bee": 1})
+    assert fm.evaluate(run.path, fresh, device="cpu", progress=Silent()).metrics.accuracy.n == 4
+
+
+@pytest.mark.parametrize("text", ["", "path,label\na.png,ant\n", "path,label,split\na.png\n", "\0"])
+def test_a_runs_manifest_that_was_tampered_with_is_named(
+    earlier: Path, photos: Path, tmp_path: Path, text: str
+) -> None:
+    shutil.copytree(earlier, tmp_path / "copy")
+    (tmp_path / "copy" / "manifest.csv").write_text(text)
+    for source in (None, photos):
+        with pytest.raises(CheckpointError, match="manifest cannot be read") as caught:
+            fm.evaluate(tmp_path / "copy", source, device="cpu", progress=Silent())
+        assert "manifest.csv" in str(caught.value)
 
 
 # Weights and modes --------------------------------------------------------------------------------

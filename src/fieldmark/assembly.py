@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from torch import nn
 from fieldmark import __version__
 from fieldmark.auto import Facts, settle
 from fieldmark.checkpoint import ModelInfo, find_info, load_model, load_weights
-from fieldmark.data.candidates import file_key
+from fieldmark.data.candidates import file_key, part_of_word
 from fieldmark.data.loader import EvalLoader, TrainLoader
-from fieldmark.data.manifest import Manifest, read_manifest
+from fieldmark.data.manifest import Manifest
+from fieldmark.data.pictures import is_named_locator
 from fieldmark.data.prepare import PreparedData
 from fieldmark.data.scan import scan
 from fieldmark.errors import (
@@ -24,7 +26,6 @@ from fieldmark.errors import (
     RecipeError,
     SourceError,
     check_choice,
-    closest,
 )
 from fieldmark.models.contract import as_network
 from fieldmark.models.registry import create_model, list_models, model_card
@@ -35,7 +36,7 @@ from fieldmark.report import write_left_out
 from fieldmark.rundir import RunDirectory, find_model
 from fieldmark.runtime import Runtime
 from fieldmark.training.loop import EpochRow
-from fieldmark.types import LeftOut
+from fieldmark.types import LeftOut, Sample
 
 Source = str | Path | Manifest | Iterable[Any]
 
@@ -132,9 +133,13 @@ def summarize_named(
         return summarize(
             network, channels=as_network(network).in_channels, size_px=size_px or default_px
         )
-    if not Path(model).exists() and closest(model, names):
-        check_choice("model", model, names, error=ModelError)
-    network, info = load_model(find_model(model))
+    try:
+        file = find_model(model)
+    except CheckpointError:
+        if Path(model).name == model and not Path(model).exists():  # a bare word: meant as a name
+            check_choice("model or run", model, names, error=ModelError)
+        raise
+    network, info = load_model(file)
     if classes is not None:
         as_network(network).reset_classifier(classes)
     size = size_px or info.preprocess.size
@@ -235,15 +240,56 @@ def test_part_of(run: RunDirectory) -> tuple[Manifest, str]:
             given=run.path,
             fix="say which pictures: fieldmark evaluate MODEL SOURCE",
         )
-    manifest = read_manifest(run.manifest)
-    samples = tuple(manifest.of_part("test"))
+    kept = samples_of(run)
+    samples = tuple(sample for sample in kept if sample.part == "test")
     if not samples:
         raise CheckpointError(
             "this run kept no test pictures (it was trained with val_is_val)",
             given=run.manifest,
             fix="say which pictures: fieldmark evaluate RUN SOURCE",
         )
-    return replace(manifest, samples=samples), f"the run's own test part, {run.manifest}"
+    manifest = Manifest(
+        samples=samples,
+        class_names=tuple(sorted({sample.label for sample in kept})),
+        left_out=(),
+        notes=(),
+        all_grey=False,
+        typical_side_px=0,  # what is decided by these two was decided when the run was trained
+    )
+    return manifest, f"the run's own test part, {run.manifest}"
+
+
+def samples_of(run: RunDirectory) -> tuple[Sample, ...]:
+    """The samples that a run was made of, from its manifest alone.
+
+    The files are not looked at, as `read_manifest` would: those it was trained on may be gone, or
+    on another machine, and that is no reason not to evaluate.
+
+    Raises:
+        CheckpointError: the manifest is not as the run wrote it.
+    """
+    try:
+        with run.manifest.open(encoding="utf-8-sig", newline="") as stream:
+            header, *rows = csv.reader(stream)
+        if header != ["path", "label", "split"] or any(len(row) != 3 for row in rows):
+            raise ValueError("a column is missing")
+    except (OSError, ValueError, csv.Error) as error:
+        raise CheckpointError(
+            f"the run's manifest cannot be read: {error}",
+            given=run.manifest,
+            valid="the columns path,label,split, as the run wrote them",
+            fix="say which pictures: fieldmark evaluate MODEL SOURCE, with the model file "
+            "away from that manifest",
+        ) from error
+    base = run.manifest.absolute().parent
+    return tuple(
+        Sample(
+            path if is_named_locator(path) else str(base / path),
+            label,
+            part_of_word(part, str(run.manifest)),
+        )
+        for path, label, part in rows
+    )
 
 
 def part_to_evaluate(manifest: Manifest) -> tuple[Manifest, str]:
@@ -259,7 +305,7 @@ def say_shared_pictures(manifest: Manifest, run: RunDirectory, progress: Progres
     """Warn when a model is about to be judged on pictures it was trained or chosen on."""
     if not run.manifest.is_file():
         return
-    used = read_manifest(run.manifest).samples
+    used = samples_of(run)
     seen = {file_key(sample.path) for sample in used if sample.part in ("train", "val")}
     shared = sum(file_key(sample.path) in seen for sample in manifest.samples)
     if shared:

@@ -117,12 +117,12 @@ def fit(
                     average.update_parameters(model)
 
                 # Account for it.
-                meter.add(loss, logits_bk, batch.labels_b)
+                meter.add(loss, logits_bk, batch.labels_b, lr)
                 step += 1
                 if step % check_every == 0:
-                    meter.check_finite(step, lr, result.best)
+                    meter.check_finite(step, result.best)
                     task.advance(check_every, f"loss {meter.last_loss:.3f}")
-        meter.check_finite(step, lr, result.best)
+        meter.check_finite(step, result.best)
 
         # Validate the weights that would be saved, on pictures that are never augmented.
         validated = average.module if average is not None else model
@@ -237,25 +237,31 @@ class _Meter:
         self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
         self.num_seen = 0
         self.recent: list[torch.Tensor] = []
+        self.recent_lrs: list[float] = []
         self.last_loss = math.nan
 
-    def add(self, loss: torch.Tensor, logits_bk: torch.Tensor, labels_b: torch.Tensor) -> None:
+    def add(
+        self, loss: torch.Tensor, logits_bk: torch.Tensor, labels_b: torch.Tensor, lr: float
+    ) -> None:
         loss = loss.detach()
         self.loss_sum += loss * len(labels_b)
         self.num_correct += (logits_bk.detach().argmax(1) == labels_b).sum()
         self.num_seen += len(labels_b)
         self.recent.append(loss)
+        self.recent_lrs.append(lr)
 
-    def check_finite(self, step: int, lr: float, best: EpochRow | None) -> None:
+    def check_finite(self, step: int, best: EpochRow | None) -> None:
         """Look at the losses since the last look; raise TrainingError at the first bad one."""
         if not self.recent:
             return
-        losses = torch.stack(self.recent).tolist()
+        losses, lrs = torch.stack(self.recent).tolist(), list(self.recent_lrs)
         self.recent.clear()
+        self.recent_lrs.clear()
         self.last_loss = losses[-1]
-        for offset, loss in enumerate(losses):
+        first = step - len(losses) + 1
+        for at, (loss, lr) in enumerate(zip(losses, lrs, strict=True), start=first):
             if not math.isfinite(loss):
-                raise not_finite("loss", loss, step - len(losses) + 1 + offset, lr, best)
+                raise not_finite("loss", loss, at, lr, best)
 
     @property
     def mean_loss(self) -> float:

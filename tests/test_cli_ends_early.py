@@ -1,0 +1,122 @@
+"""What only a process of its own shows: Ctrl-C, a closed pipe, a full disk, two streams."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fieldmark
+
+FIELDMARK = (sys.executable, "-c", "from fieldmark.cli import main; main()")
+TRAIN = (*FIELDMARK, "train", "--model", "resnet10", "--size", "32", "--device", "cpu")
+
+
+@pytest.fixture
+def photos(make_pictures: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_pictures(tmp_path / "photos", {"cat": 10, "dog": 10})
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_best_model_so_far(photos: Path, tmp_path: Path) -> None:
+    words = (*TRAIN, photos, "--epochs", "1000", "--name", "stopped")
+    with subprocess.Popen(
+        words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch    2/1000"):
+                break
+        else:
+            pytest.fail(f"it ended by itself: {process.communicate()}")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    run = tmp_path / "runs" / "stopped"
+    assert process.returncode == 130
+    assert err == "stopped by Ctrl-C\n"
+    assert out.splitlines()[-1] == "the best model so far is kept in runs/stopped/model.safetensors"
+    history = list(csv.DictReader((run / "history.csv").read_text().splitlines()))
+    assert len(history) >= 2
+    assert (run / "curves.png").is_file()
+    answer = fieldmark.load(run).predict(photos / "cat" / "000.png")
+    assert answer.label in ("cat", "dog")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("models",), ("predict", "RUN", "PHOTOS", "--format", "csv")])
+def test_closed_pipe_ends_quietly(
+    tiny_run: fieldmark.Run, photos: Path, words: tuple[str, ...]
+) -> None:
+    """As in `fieldmark models | head -0`."""
+    named = {"RUN": str(tiny_run.path), "PHOTOS": str(photos)}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*FIELDMARK, *(named.get(word, word) for word in words)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_answers_go_to_the_file_and_bars_to_the_terminal(
+    tiny_run: fieldmark.Run, photos: Path, tmp_path: Path
+) -> None:
+    """`fieldmark predict ... > answers.json`, typed in a terminal."""
+    screen, terminal = pty.openpty()
+    words = (*FIELDMARK, "predict", tiny_run.path, photos, "--format", "json")
+    with (tmp_path / "answers.json").open("w") as file:
+        done = subprocess.run(words, stdout=file, stderr=terminal, check=False)
+    os.close(terminal)
+    shown = os.read(screen, 100_000).decode()
+    os.close(screen)
+    assert done.returncode == 0
+    assert len(json.loads((tmp_path / "answers.json").read_text())) == 20
+    assert "classifying" in shown
+    assert "cat" not in shown
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk that holds tables and pictures, but no model."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
+    try:
+        refused = subprocess.run(mount, capture_output=True, check=False).returncode
+    except OSError:
+        refused = 1
+    if refused:
+        pytest.skip("no small disk can be mounted here (root alone may)")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk_is_said_and_leaves_no_half_of_a_model(
+    verb: Any, photos: Path, small_disk: Path
+) -> None:
+    words = ("--model", "resnet10", "--size", 32, "--epochs", 1, "--device", "cpu")
+    done = verb("train", photos, *words, "--out", small_disk / "run")
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "No space left on device" in done.err
+    assert "free space" in done.err
+    assert "is kept" not in done.out
+    left = sorted(path.name for path in (small_disk / "run").iterdir())
+    assert "model.safetensors" not in left
+    assert not [name for name in left if name.startswith(".")]
+    assert "history.csv" in left

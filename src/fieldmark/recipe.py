@@ -268,7 +268,10 @@ def load_recipe(path: Path) -> Recipe:
             given=path,
             fix="compare it with the recipe.toml of any run",
         ) from error
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
 
 
 def to_toml(recipe: Recipe) -> str:

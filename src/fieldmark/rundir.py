@@ -69,10 +69,6 @@ class RunDirectory:
     def pictures_png(self) -> Path:
         return self.path / "pictures.png"
 
-    @property
-    def augmented_png(self) -> Path:
-        return self.path / "pictures_augmented.png"
-
     def evaluation(self, name: str) -> RunDirectory:
         """Where a later evaluation on other pictures lands."""
         return RunDirectory(self.path / "evaluations" / name)

@@ -261,6 +261,8 @@ def read_idx_folder(folder: Path, pairs: list[IdxPair]) -> IdxFolder:
         ]
     absent = [name for number, name in enumerate(names) if number not in seen]
     notes = (f"No picture has the label {', '.join(absent)}: left out.",) if absent else ()
+    if not names:
+        notes = ("The classes are called by their numbers; data.class_names can name them.",)
     ordered = [names[number] if names else str(number) for number in sorted(seen)]
     return IdxFolder(tuple(samples), tuple(ordered), min(map(min, sides)), notes)
 

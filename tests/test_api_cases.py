@@ -243,6 +243,37 @@ def test_an_uneven_source_is_shown_evenly_where_that_is_asked_for(
     assert 0.35 < seen[1] / seen.total() < 0.65  # shuffled, it would be about 0.1
 
 
+def test_the_best_epoch_is_saved_and_judged_not_the_last(photos: Path, tmp_path: Path) -> None:
+    """From the second epoch on, every answer is forced to be the first class."""
+    networks: list[ResNet] = []
+
+    class Saboteur(Listener):
+        def task(self, title: str, total: int) -> Any:
+            if title == "validation" and any("epoch 1/3" in line for line in self.lines):
+                with torch.no_grad():
+                    networks[0].fc.bias[0] = 1e4
+            return super().task(title, total)
+
+    def catch(module: nn.Module, args: Any, out: torch.Tensor) -> None:
+        if isinstance(module, ResNet):
+            networks.append(module)
+
+    handle = nn.modules.module.register_module_forward_hook(catch)
+    try:
+        run = train(photos, tmp_path / "run", epochs=3, progress=Saboteur())
+    finally:
+        handle.remove()
+    assert [row.val_loss > 1000 for row in run.history] == [False, True, True]
+    assert run.best == run.history[0]
+    assert run.val.accuracy.value == run.best.val_accuracy
+    assert run.val.loss == pytest.approx(run.best.val_loss, rel=1e-5)
+    assert run.test is not None
+    assert run.test.loss < 1000
+    kept = fm.load(run.path, "cpu")
+    assert kept.info.history["epoch"] == 1
+    assert kept.model.state_dict()["fc.bias"].abs().max() < 1
+
+
 # What goes wrong ----------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from fieldmark.assembly import (
     run_name,
     say_left_out,
     say_shared_pictures,
+    scan_for,
     settle_for,
     source_words,
     test_part_of,
@@ -30,8 +31,8 @@ from fieldmark.assembly import (
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.manifest import write_manifest
 from fieldmark.data.prepare import decode_exactly, prepare_data
-from fieldmark.data.scan import scan
 from fieldmark.data.split import split
+from fieldmark.data.store import PixelStore
 from fieldmark.errors import FieldmarkError
 from fieldmark.evaluation.metrics import Metrics
 from fieldmark.examine import Evaluated, evaluate_store
@@ -50,7 +51,8 @@ from fieldmark.report import (
 )
 from fieldmark.rundir import RunDirectory, find_model, new_evaluation, new_run
 from fieldmark.runtime import describe_machine, open_runtime, seed_everything
-from fieldmark.training.loop import EpochRow, fit, rank
+from fieldmark.training.history import EpochRow, rank
+from fieldmark.training.loop import fit
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,9 @@ def train(
     recipe, inherited = inherit_preprocess(recipe)
 
     # The pictures: found, named, split.
+    found = find_samples(source, recipe, progress)
     manifest = split(
-        find_samples(source, recipe, progress),
+        found,
         val_fraction=recipe.data.val_fraction,
         test_fraction=recipe.data.test_fraction,
         seed=recipe.seed,
@@ -170,20 +173,20 @@ def train(
     kept, _ = load_model(run.model)
     kept = runtime.place_network(kept)
 
-    def evaluated(store_name: str) -> Evaluated:
+    def look_at(store: PixelStore, title: str) -> Evaluated:
         return evaluate_store(
             kept,
-            getattr(data, store_name),
+            store,
             data.manifest.class_names,
             data.preprocess,
             runtime,
             progress,
             batch_size=recipe.training.batch_size,
-            title=f"evaluating {store_name}",
+            title=title,
         )
 
-    val = evaluated("val")
-    test = evaluated("test") if len(data.test) else None
+    val = look_at(data.val, "evaluating val")
+    test = look_at(data.test, "evaluating test") if len(data.test) else None
     seconds = time.perf_counter() - started
     write_json(
         run.metrics,
@@ -194,11 +197,12 @@ def train(
             "best_epoch": asdict(result.best),
             "num_epochs": len(result.history),
             "pictures": {
-                "found": len(data.manifest.samples) + len(data.manifest.left_out),
+                "found": len(found.samples) + len(found.left_out),
                 "train": len(data.train),
                 "val": len(data.val),
                 "test": len(data.test),
                 "left_out": len(data.manifest.left_out),
+                "not_needed": len(found.samples) - len(manifest.samples),  # train_limit
             },
             "num_parameters": num_parameters,
             "seconds": seconds,
@@ -259,7 +263,7 @@ def evaluate(
     if source is None:
         manifest, what = test_part_of(run_directory)
     else:
-        manifest, what = part_to_evaluate(scan(source, progress=progress))
+        manifest, what = part_to_evaluate(scan_for(predictor.info, source, progress))
         say_shared_pictures(manifest, run_directory, progress)
     check_classes(manifest, predictor.class_names)
 

@@ -35,7 +35,7 @@ from fieldmark.recipe import Recipe, assemble, to_dict
 from fieldmark.report import write_left_out
 from fieldmark.rundir import RunDirectory, find_model
 from fieldmark.runtime import Runtime
-from fieldmark.training.loop import EpochRow
+from fieldmark.training.history import EpochRow
 from fieldmark.types import LeftOut, Sample
 
 Source = str | Path | Manifest | Iterable[Any]
@@ -290,6 +290,16 @@ def samples_of(run: RunDirectory) -> tuple[Sample, ...]:
         )
         for path, label, part in rows
     )
+
+
+def scan_for(info: ModelInfo, source: Source, progress: Progress) -> Manifest:
+    """A source to evaluate on, its classes renamed if the model's training renamed them."""
+    manifest = scan(source, progress=progress)
+    trained_with = info.history.get("recipe", {}).get("data", {}).get("class_names", ())
+    foreign = not set(manifest.class_names) <= set(info.class_names)
+    if foreign and len(trained_with) == len(manifest.class_names):
+        return manifest.renamed(trained_with)
+    return manifest
 
 
 def part_to_evaluate(manifest: Manifest) -> tuple[Manifest, str]:

@@ -28,7 +28,7 @@ from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
 from fieldmark.rundir import RunDirectory
 from fieldmark.runtime import Runtime
-from fieldmark.training.loop import EpochRow
+from fieldmark.training.history import EpochRow
 from fieldmark.types import LeftOut
 
 NUM_SHOWN: Final = 20  # pictures on a contact sheet

@@ -18,7 +18,8 @@ from fieldmark.data.store import PixelStore
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
 from fieldmark.runtime import Runtime
-from fieldmark.training.loop import EpochRow, FitResult, fit
+from fieldmark.training.history import EpochRow
+from fieldmark.training.loop import FitResult, fit
 from fieldmark.types import Preprocess, Sample
 
 SIZE_PX = 8

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fieldmark.errors import RecipeError, TrainingError
-from fieldmark.training.loop import EpochRow
+from fieldmark.training.history import EpochRow
 
 
 def test_early_stopping_waits_for_patience_epochs_and_says_so(

@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from fieldmark.data.loader import EvalLoader, TrainLoader
-from fieldmark.errors import RecipeError, TrainingError
+from fieldmark.errors import RecipeError
 from fieldmark.inference import run_inference
 from fieldmark.models.contract import as_network
-from fieldmark.progress import Progress, duration
+from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe
 from fieldmark.runtime import Runtime
+from fieldmark.training.average import moving_average
 from fieldmark.training.freeze import freeze, frozen_stages, train_mode
+from fieldmark.training.history import EPOCH_HEADER, EpochRow, epoch_line, rank
+from fieldmark.training.meter import Meter, not_finite
 from fieldmark.training.optim import build_loss, build_optimizer
 from fieldmark.training.schedule import learning_rate
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRow:
-    """One line of `history.csv`.
-
-    Training figures are means over the epoch's augmented batches, as the weights moved;
-    validation figures belong to the weights at its end. The learning rate is its last step's.
-    """
-
-    epoch: int  # 1-based
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    lr: float
-    seconds: float
 
 
 @dataclass
@@ -82,15 +67,16 @@ def fit(
     counts_k = torch.bincount(train.labels_n, minlength=network.num_classes)
     criterion = build_loss(training, counts_k).to(runtime.device)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.scales_gradients)
-    average = _average(model, training.ema_decay)
+    average = moving_average(model, training.ema_decay)
     check_every = 1 if runtime.device.type == "cpu" else 25  # a look at the loss stops a GPU
 
+    progress.say(EPOCH_HEADER)
     result = FitResult()
     step = 0
     for epoch in range(epochs):
         started = time.perf_counter()
         train_mode(model, network, frozen)
-        meter = _Meter(runtime.device)
+        meter = Meter(runtime.device)
         with progress.task(f"epoch {epoch + 1}/{epochs}", total=len(train)) as task:
             for batch in train.epoch(epoch):
                 # The learning rate of this very step.
@@ -149,7 +135,7 @@ def fit(
         if is_best:
             result.best = row
         keep(validated, row, is_best)
-        progress.say(epoch_line(row, epochs, result.history, is_best))
+        progress.say(epoch_line(result.history, epochs, is_best=is_best))
 
         # Stop early.
         assert result.best is not None
@@ -158,18 +144,6 @@ def fit(
             result.stopped = f"no better validation in {waited} epochs"
             break
     return result
-
-
-def epoch_line(row: EpochRow, epochs: int, history: list[EpochRow], is_best: bool) -> str:
-    """The one line an epoch that people read."""
-    mean_seconds = sum(r.seconds for r in history) / len(history)
-    left = f", {duration(mean_seconds * (epochs - row.epoch))} left" if row.epoch < epochs else ""
-    return (
-        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}"
-        f"  train loss {row.train_loss:.4f} acc {row.train_accuracy:.3f}"
-        f"  val loss {row.val_loss:.4f} acc {row.val_accuracy:.3f}"
-        f"  lr {row.lr:.2e}  {row.seconds:.1f} s{left}" + ("  *best" if is_best else "")
-    )
 
 
 def check_batch_size(model: nn.Module, batch_size: int) -> None:
@@ -186,87 +160,3 @@ def check_batch_size(model: nn.Module, batch_size: int) -> None:
             valid="2 or more; 16 or more works better",
             fix="raise --batch-size, or take a network without batch norm (alexnet, vgg16)",
         )
-
-
-def rank(row: EpochRow) -> tuple[float, float]:
-    """Epochs compare by validation accuracy; among equals by validation loss, low is good."""
-    return row.val_accuracy, -row.val_loss
-
-
-def _average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of the weights; batch-norm statistics follow the model.
-
-    The decay starts low, (1 + t) / (10 + t), so that short runs are not held back by their
-    random start (as in TensorFlow's ExponentialMovingAverage with num_updates).
-    """
-    if decay == 0:
-        return None
-
-    def blend(
-        averaged: Sequence[torch.Tensor],
-        current: Sequence[torch.Tensor],
-        num_averaged: torch.Tensor | int,
-    ) -> None:
-        t = int(num_averaged)  # once a step, not once a parameter: a GPU waits for it
-        share = 1 - min(decay, (1 + t) / (10 + t))
-        for old, new in zip(averaged, current, strict=True):
-            old.lerp_(new, share)
-
-    return AveragedModel(model, multi_avg_fn=blend, use_buffers=False)
-
-
-def not_finite(
-    what: str, value: float, step: int, lr: float, best: EpochRow | None
-) -> TrainingError:
-    """The error for a loss of NaN or infinity; says what is kept and what to try."""
-    kept = f"the model of epoch {best.epoch} is kept" if best else "no epoch was done"
-    return TrainingError(
-        f"the {what} became {value} at step {step}; {kept}",
-        given=f"learning rate {lr:.3g} at that step",
-        valid="a finite loss",
-        fix="lower --lr to a tenth, or add --set optimizer.clip_norm=1 or "
-        "--set schedule.warmup_epochs=1 with --schedule cosine",
-    )
-
-
-class _Meter:
-    """Sums over an epoch, kept on the device so that nothing has to wait for them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss_sum = torch.zeros((), device=device)
-        self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.num_seen = 0
-        self.recent: list[torch.Tensor] = []
-        self.recent_lrs: list[float] = []
-        self.last_loss = math.nan
-
-    def add(
-        self, loss: torch.Tensor, logits_bk: torch.Tensor, labels_b: torch.Tensor, lr: float
-    ) -> None:
-        loss = loss.detach()
-        self.loss_sum += loss * len(labels_b)
-        self.num_correct += (logits_bk.detach().argmax(1) == labels_b).sum()
-        self.num_seen += len(labels_b)
-        self.recent.append(loss)
-        self.recent_lrs.append(lr)
-
-    def check_finite(self, step: int, best: EpochRow | None) -> None:
-        """Look at the losses since the last look; raise TrainingError at the first bad one."""
-        if not self.recent:
-            return
-        losses, lrs = torch.stack(self.recent).tolist(), list(self.recent_lrs)
-        self.recent.clear()
-        self.recent_lrs.clear()
-        self.last_loss = losses[-1]
-        first = step - len(losses) + 1
-        for at, (loss, lr) in enumerate(zip(losses, lrs, strict=True), start=first):
-            if not math.isfinite(loss):
-                raise not_finite("loss", loss, at, lr, best)
-
-    @property
-    def mean_loss(self) -> float:
-        return self.loss_sum.item() / max(1, self.num_seen)
-
-    @property
-    def accuracy(self) -> float:
-        return self.num_correct.item() / max(1, self.num_seen)

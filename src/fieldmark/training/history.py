@@ -1,0 +1,44 @@
+"""What is recorded of an epoch, how epochs compare, and the line people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fieldmark.progress import duration
+
+EPOCH_HEADER = "  epoch   train loss    acc   val loss    acc        lr  seconds  left"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One line of `history.csv`.
+
+    Training figures are means over the epoch's augmented batches, as the weights moved;
+    validation figures belong to the weights at its end. The learning rate is its last step's.
+    """
+
+    epoch: int  # 1-based
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+
+
+def rank(row: EpochRow) -> tuple[float, float]:
+    """Epochs compare by validation accuracy; among equals by validation loss, low is good."""
+    return row.val_accuracy, -row.val_loss
+
+
+def epoch_line(history: Sequence[EpochRow], epochs: int, *, is_best: bool) -> str:
+    """The last epoch as one line under `EPOCH_HEADER`, at most 80 columns; * marks the best."""
+    row = history[-1]
+    mean_seconds = sum(r.seconds for r in history) / len(history)
+    left = duration(mean_seconds * (epochs - row.epoch)) if row.epoch < epochs else "-"
+    return (
+        f"{'*' if is_best else ' '} {f'{row.epoch}/{epochs}':<7} {row.train_loss:10.4f}"
+        f"  {row.train_accuracy:.3f} {row.val_loss:10.4f}  {row.val_accuracy:.3f}"
+        f"  {row.lr:8.2e} {row.seconds:8.1f}  {left}"
+    )

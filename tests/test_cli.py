@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import fieldmark
+from fieldmark import cli
 from fieldmark.data.manifest import read_manifest
 from fieldmark.models.registry import list_models
 from fieldmark.recipe import load_recipe
@@ -107,6 +109,14 @@ def test_misused_options_end_with_2_and_name_the_word(
 
 
 @pytest.mark.slow
+def test_the_next_command_is_one_that_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/fieldmark", "demo"])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert cli._program() == ".venv/bin/fieldmark"
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert cli._program() == "fieldmark"
+
+
 def test_train_says_where_it_stands_and_leaves_everything(
     verb: Verb, make_pictures: Any, tmp_path: Path
 ) -> None:
@@ -125,7 +135,7 @@ def test_train_says_where_it_stands_and_leaves_everything(
     lines = done.out.splitlines()
     assert "stratified by class: 80/10/10 train/val/test, seed 7" in lines[0]
     assert [line.split("/")[0].split()[-1] for line in lines if "/2 " in line] == ["1", "2"]
-    assert lines[-1] == f"Next: fieldmark predict {run} PICTURES"
+    assert lines[-1] == f"Next: {cli._program()} predict {run} PICTURES"
 
     # What was printed is what was written.
     metrics = json.loads((run / "metrics.json").read_text())

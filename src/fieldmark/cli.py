@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +42,11 @@ class Verbs(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(PIPE_CLOSED)
         return result
+
+
+def _program() -> str:
+    """How this program can be called again: by `make demo` it runs from .venv, off the PATH."""
+    return "fieldmark" if shutil.which("fieldmark") else sys.argv[0]
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -139,11 +145,11 @@ def demo(
     answer = result.prediction.top(1)[0]
     console = Console()
     console.print(
-        f"\n{result.picture} is a {result.label}; the model says "
+        f"\n{result.picture} is a {result.label}, and the model says "
         f"[bold]{escape(answer[0])}[/bold] ({answer[1]:.1%}).\n\n"
         f"Look at    {result.run.path}/curves.png, predictions.png, confusion_matrix.png\n"
-        f"Next       fieldmark predict {result.run.path} {result.picture} --top 3\n"
-        "           fieldmark train YOUR_PHOTOS      (one folder a class)",
+        f"Next       {_program()} predict {result.run.path} {result.picture} --top 3\n"
+        f"           {_program()} train YOUR_PHOTOS      (one folder a class)",
         highlight=False,
         soft_wrap=True,
     )
@@ -209,7 +215,7 @@ def train(
         strict=strict or None,
     )
     print_run(run.test, run.val)
-    typer.echo(f"\nNext: fieldmark predict {run.path} PICTURES")
+    typer.echo(f"\nNext: {_program()} predict {run.path} PICTURES")
 
 
 @app.command(

@@ -39,6 +39,7 @@ def run_demo(progress: Progress, *, quick: bool = False, out: Path | None = None
         quick: fewer epochs, for a look at whether the installation works.
         out: the run directory; None takes a free `runs/digits-resnet10-N`.
     """
+    progress.say("Training a small ResNet on 1,797 real handwritten digits: about a minute.")
     epochs = {"training.epochs": QUICK_EPOCHS} if quick else {}
     run = train("digits", settings={**SETTINGS, **epochs}, out=out, progress=progress)
     directory = RunDirectory(run.path)

@@ -47,8 +47,8 @@ class Runtime:
     def place_network(self, model: torch.nn.Module) -> torch.nn.Module:
         """`model` on the device, its convolutions in channels-last memory.
 
-        That layout is what oneDNN and cuDNN compute in: a training step of the networks here
-        takes 0.7-0.9 of the time (benchmarks/memory_format_*.md).
+        That layout is what oneDNN and cuDNN compute in: a training step of the networks here takes
+        0.8 to 1.1 of the time, most often 0.86 (benchmarks/memory_format_2core-cpu_*.md).
         """
         # torch's stubs know no keyword form of this.
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -292,7 +292,7 @@ def test_the_line_of_an_epoch_says_what_people_look_for(
     result = fit(make_network(), train, val, recipe, CPU, listener, lambda *kept: None)
     header, first, second = listener.lines
     assert header == EPOCH_HEADER
-    assert " ".join(header.split()) == "epoch train loss acc val loss acc lr seconds left"
+    assert " ".join(header.split()) == "epoch train loss acc val loss acc lr seconds left (*: best)"
     row = result.history[0]
     assert first.split()[:7] == [
         "*",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fieldmark.progress import duration
 
-EPOCH_HEADER = "  epoch   train loss    acc   val loss    acc        lr  seconds  left"
+EPOCH_HEADER = "  epoch   train loss    acc   val loss    acc        lr  seconds  left (*: best)"
 
 
 @dataclass(frozen=True, slots=True)

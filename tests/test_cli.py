@@ -163,13 +163,13 @@ def test_demo_trains_and_classifies_a_picture_that_was_held_back(
     monkeypatch.setattr("fieldmark.demo.QUICK_EPOCHS", 1)
     done = verb("demo", "--quick", "--out", "d")
     assert done.code == 0, done.err
-    said = re.search(r"d/test_picture\.png is a (\d); the model says (\d) \(", done.out)
+    said = re.search(r"d/test_picture\.png is a (\d), and the model says (\d) \(", done.out)
     assert said
     again = verb("predict", "d", "d/test_picture.png", "--format", "json")
     assert json.loads(again.out)[0]["top"][0]["class"] == said[2]
     manifest = read_manifest("d/manifest.csv")
     assert manifest.of_part("test")[0].label == said[1]
-    assert "fieldmark train YOUR_PHOTOS" in done.out
+    assert "train YOUR_PHOTOS" in done.out
 
 
 # evaluate -----------------------------------------------------------------------------------------

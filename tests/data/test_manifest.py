@@ -286,9 +286,9 @@ def test_duplicates(tmp_path: Path) -> None:
     manifest = read_manifest(csv_of(tmp_path, text))
     assert [Path(s.path).name for s in manifest.samples] == ["a.png", "b.png", "d.png"]
     assert [(Path(i.path).name, i.reason) for i in manifest.left_out] == [
-        ("a.png", "listed twice"),
-        ("c.png", "listed 2 times with different labels: ants, bees"),
-        ("c.png", "listed 2 times with different labels: ants, bees"),
+        ("a.png", f"there before: the same file as {tmp_path}/a.png"),
+        ("c.png", "there 2 times with different labels: ants, bees"),
+        ("c.png", "there 2 times with different labels: ants, bees"),
     ]
     assert any("nothing says which is right" in note for note in manifest.notes)
 
@@ -300,7 +300,7 @@ def test_one_picture_in_two_parts_would_be_a_leak(tmp_path: Path) -> None:
     )
     manifest = read_manifest(csv_of(tmp_path, text))
     assert {item.reason for item in manifest.left_out} == {
-        "listed 2 times with different parts: test, train"
+        "there 2 times with different parts: test, train"
     }
 
 

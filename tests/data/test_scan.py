@@ -142,15 +142,47 @@ def test_files_outside_the_classes_are_mentioned(tmp_path: Path) -> None:
 
 
 def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
-    fill(tmp_path / "store", "x/1.png", "x/2.png")
+    fill(tmp_path / "store", "x/1.png", "x/2.png", "y/3.png")
     fill(tmp_path / "set", "bees/b.png", "ants/")
     (tmp_path / "set" / "ants" / "linked").symlink_to(tmp_path / "store" / "x")
-    (tmp_path / "set" / "ants" / "one.png").symlink_to(tmp_path / "store" / "x" / "1.png")
     (tmp_path / "store" / "x" / "back").symlink_to(tmp_path / "set" / "ants")
-    (tmp_path / "set" / "wasps").symlink_to(tmp_path / "store" / "x")
     (tmp_path / "store" / "x" / "self").symlink_to(".")
-    by_class = scan(tmp_path / "set").count_by_class()
-    assert by_class == {"ants": 3, "bees": 1, "wasps": 3}
+    (tmp_path / "set" / "wasps").symlink_to(tmp_path / "store" / "y")
+    manifest = scan(tmp_path / "set")
+    assert manifest.count_by_class() == {"ants": 2, "bees": 1, "wasps": 1}
+    assert manifest.left_out == ()
+
+
+def test_a_file_reached_through_several_links_is_one_picture(tmp_path: Path) -> None:
+    fill(tmp_path, "ants/1.png", "ants/2.png", "bees/3.png", "bees/4.png", "more/5.png")
+    (tmp_path / "ants" / "again.png").symlink_to("1.png")
+    (tmp_path / "bees" / "far").symlink_to(tmp_path / "more")
+    (tmp_path / "bees" / "ant.png").symlink_to("../ants/2.png")
+    manifest = scan(tmp_path)
+    files = [Path(sample.path).resolve() for sample in manifest.samples]
+    assert len(set(files)) == len(files), "else one file could be trained and tested on"
+    assert [path.name for path in files] == ["1.png", "3.png", "4.png"]
+    assert {Path(item.path).name: item.reason for item in manifest.left_out} == {
+        "again.png": f"there before: the same file as {tmp_path / 'ants' / '1.png'}",
+        "2.png": "there 2 times with different labels: ants, bees",
+        "ant.png": "there 2 times with different labels: ants, bees",
+        "5.png": "there 2 times with different labels: bees, more",
+    }
+    assert manifest.notes == (
+        "2 pictures there several times, with different labels or parts: left out, for nothing "
+        "says which is right.",
+        "Left out, having no pictures: more.",
+    )
+
+
+def test_a_file_linked_into_two_parts_is_in_neither(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/a/2.png", "train/b/3.png", "val/a/4.png", "val/b/5.png")
+    (tmp_path / "val" / "a" / "leak.png").symlink_to(tmp_path / "train" / "a" / "1.png")
+    manifest = scan(tmp_path)
+    assert [Path(s.path).name for s in manifest.samples] == ["2.png", "3.png", "4.png", "5.png"]
+    assert {item.reason for item in manifest.left_out} == {
+        "there 2 times with different parts: train, val"
+    }
 
 
 def test_a_linked_source(tmp_path: Path) -> None:

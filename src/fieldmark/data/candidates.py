@@ -126,8 +126,8 @@ def check_train_knows_all(samples: Iterable[Sample], given: str) -> None:
 def merge_duplicates(samples: Sequence[Sample]) -> tuple[list[Sample], list[LeftOut], list[str]]:
     """One sample a file: (kept, left out, notes).
 
-    A file listed again in the same way is left out once; listed with different labels or parts,
-    nothing says which is right, and all are left out.
+    A file listed again in the same way, or reached again by a link, is left out; with different
+    labels or parts, nothing says which is right, and all are left out.
     """
     by_file: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
@@ -142,14 +142,15 @@ def merge_duplicates(samples: Sequence[Sample]) -> tuple[list[Sample], list[Left
             clash = (
                 f"labels: {', '.join(labels)}" if len(labels) > 1 else f"parts: {', '.join(parts)}"
             )
-            reasons |= dict.fromkeys(rows, f"listed {len(rows)} times with different {clash}")
+            reasons |= dict.fromkeys(rows, f"there {len(rows)} times with different {clash}")
         else:
-            reasons |= dict.fromkeys(rows[1:], "listed twice")
+            first = samples[rows[0]].path
+            reasons |= dict.fromkeys(rows[1:], f"there before: the same file as {first}")
     notes = []
     if num_conflicts:
         notes.append(
-            f"{counted(num_conflicts, 'picture')} listed with different labels or parts: left out, "
-            "for nothing says which is right."
+            f"{counted(num_conflicts, 'picture')} there several times, with different labels or "
+            "parts: left out, for nothing says which is right."
         )
     kept = [sample for i, sample in enumerate(samples) if i not in reasons]
     return kept, [LeftOut(samples[i].path, reasons[i]) for i in sorted(reasons)], notes

@@ -159,12 +159,14 @@ def _scan_folder(root: Path, progress: Progress) -> Manifest:
         _walk_classes(root, "", found)
     if files and folders:
         found.notes.append(f"Not looked at, lying outside the class folders: {_some(files)}.")
+    # One file may be reached through several links, and must not land in two parts.
+    kept, duplicates, notes = merge_duplicates(found.samples)
     return assemble(
-        found.samples,
+        kept,
         given=str(root),
         class_names=found.class_names,
-        left_out=found.left_out,
-        notes=found.notes,
+        left_out=(*found.left_out, *duplicates),
+        notes=(*found.notes, *notes),
         progress=progress,
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -48,6 +50,17 @@ def test_parameter_counts_are_those_published(
 ) -> None:
     with torch.device("meta"):
         assert count(create_model(name, **arguments)) == expected
+
+
+def test_listing_the_networks_does_not_wait_for_torch_to_load_its_compiler() -> None:
+    """Torch loads it (more than a second) to draw normal numbers on the meta device."""
+    script = (
+        "import sys\n"
+        "from fieldmark.models.registry import list_models\n"
+        "list_models()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_cards_tell_what_the_networks_are() -> None:

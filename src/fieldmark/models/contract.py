@@ -155,6 +155,15 @@ def _side(setting: object) -> int:
     return side
 
 
+def init_conv(conv: nn.Conv2d) -> None:
+    """Start a convolution normal by He et al. (arXiv:1502.01852, fan-out), its biases zero."""
+    if conv.weight.is_meta:  # no values there, and torch would load its compiler to draw none
+        return
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
 def fresh_linear(old: nn.Linear, num_outputs: int) -> nn.Linear:
     """A new layer where `old` was: same inputs, device and dtype, torch's own initialisation."""
     return nn.Linear(old.in_features, num_outputs, device=old.weight.device, dtype=old.weight.dtype)

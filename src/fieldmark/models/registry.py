@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ _NETWORKS: dict[str, type[AlexNet] | type[VGG] | type[ResNet]] = {
     **dict.fromkeys(VGG.variants, VGG),
     **dict.fromkeys(ResNet.variants, ResNet),
 }
+MODEL_NAMES: Final = tuple(_NETWORKS)  # family by family, small to large
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ModelError: unknown network or option, or an option of the wrong type.
     """
-    check_choice("model", name, tuple(_NETWORKS), error=ModelError)
+    check_choice("model", name, MODEL_NAMES, error=ModelError)
     build = _NETWORKS[name].__init__
     hints = get_type_hints(build)
     settled = {
@@ -102,7 +103,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def list_models() -> list[ModelCard]:
     """The card of every network, family by family, small to large."""
-    return [model_card(name) for name in _NETWORKS]
+    return [model_card(name) for name in MODEL_NAMES]
 
 
 def model_card(name: str) -> ModelCard:
@@ -111,7 +112,7 @@ def model_card(name: str) -> ModelCard:
     Raises:
         ModelError: no such network.
     """
-    check_choice("model", name, tuple(_NETWORKS), error=ModelError)
+    check_choice("model", name, MODEL_NAMES, error=ModelError)
     return _card(name)
 
 

@@ -17,7 +17,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from fieldmark.errors import ModelError, check_choice
-from fieldmark.models.contract import check_counts, check_images, fresh_linear, smallest_input_px
+from fieldmark.models.contract import (
+    check_counts,
+    check_images,
+    fresh_linear,
+    init_conv,
+    smallest_input_px,
+)
 
 
 @dataclass(frozen=True)
@@ -180,9 +186,7 @@ class ResNet(nn.Module):
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                init_conv(module)
 
         # Blocks bring any map down to no less than one px, so the stem alone sets the limit.
         stem = [self.conv1, self.maxpool]

@@ -21,6 +21,7 @@ from fieldmark.models.contract import (
     check_dropout,
     check_images,
     fresh_linear,
+    init_conv,
     smallest_input_px,
 )
 
@@ -108,9 +109,7 @@ class VGG(nn.Module):
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                init_conv(module)
             elif isinstance(module, nn.Linear):
                 init_dense(module)
 
@@ -148,6 +147,7 @@ class VGG(nn.Module):
 
 def init_dense(layer: nn.Linear) -> nn.Linear:
     """Start a dense layer as torchvision does."""
-    nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
+    if not layer.weight.is_meta:
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)
     return layer

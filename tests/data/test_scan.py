@@ -218,6 +218,13 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 # Parts --------------------------------------------------------------------------------------------
 
 
+def test_the_parts_as_some_data_sets_name_them(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{part}/{name}" for part in ("Training", "Testing") for name in TWO))
+    manifest = scan(tmp_path)
+    assert manifest.class_names == ("ants", "bees")
+    assert [s.part for s in manifest.samples] == ["train", "train", "test", "test"]
+
+
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
 def test_given_parts(tmp_path: Path, val: str) -> None:
     fill(tmp_path, "train/a/1.png", "train/b/2.png", f"{val}/a/3.png", f"{val}/b/4.png")
@@ -276,6 +283,22 @@ def test_nothing_there(tmp_path: Path) -> None:
     error_of(fill(tmp_path / "f", "a/", "b/"), "no pictures in this source", "JPEG, PNG")
     (tmp_path / "f" / "a" / "x.txt").write_text("hello")
     error_of(tmp_path / "f", "x.txt (not a picture (first bytes: b'hello'))")
+
+
+def test_a_level_too_high_is_not_trained_on(tmp_path: Path) -> None:
+    years = fill(tmp_path / "1", *(f"{year}/{name}" for year in ("2023", "2024") for name in TWO))
+    error_of(
+        years,
+        f"{years}: 2023, 2024; in each of them ants, bees",
+        f"name one level deeper: {years / '2023'}",
+        "gather the pictures of all of them by class",
+    )
+    # A picture beside the folders, other folders, or one alone (Tiny ImageNet's images/): classes.
+    assert scan(fill(years, "2023/1.png")).class_names == ("2023", "2024")
+    other = fill(tmp_path / "2", "ants/nest/1.png", "ants/wood/2.png", "bees/hive/3.png")
+    assert scan(other).class_names == ("ants", "bees")
+    images = fill(tmp_path / "3", "ants/images/1.png", "bees/images/2.png")
+    assert scan(images).class_names == ("ants", "bees")
 
 
 def test_one_class(tmp_path: Path) -> None:

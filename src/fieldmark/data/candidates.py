@@ -16,10 +16,12 @@ from fieldmark.types import LeftOut, Part, Sample
 
 PART_WORDS: Final[Mapping[str, Part]] = {
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
     "test": "test",
+    "testing": "test",
 }
 
 

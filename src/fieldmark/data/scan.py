@@ -228,6 +228,7 @@ def _walk_classes(root: Path, part: Part | Literal[""], found: _Findings) -> Non
             if len(deeper) > 1
             else "add a folder with pictures of another class",
         )
+    _check_level(root, folders)
     for name in folders:
         if not _is_text(name):
             found.left_out.append(LeftOut(_shown(root / name), "its name is not UTF-8: rename it"))
@@ -235,6 +236,29 @@ def _walk_classes(root: Path, part: Part | Literal[""], found: _Findings) -> Non
         found.class_names.add(name)
         for path in _walk(root / name, set(), found.left_out):
             found.samples.append(Sample(path, name, part))
+
+
+def _check_level(root: Path, folders: list[str]) -> None:
+    """Raise SourceError where the classes seem to lie one level deeper: 2023/ant, 2024/ant ..."""
+    inside = None
+    for name in folders:
+        try:
+            deeper, files = _entries(root / name)
+        except OSError:
+            return  # said where the folder is walked
+        if files or len(deeper) < 2 or (inside is not None and deeper != inside):
+            return
+        inside = deeper
+    if inside is None:
+        return
+    raise SourceError(
+        "these are not the classes: no picture lies in them directly, and the same folders in each",
+        given=f"{root}: {_some(folders)}; in each of them {_some(inside)}",
+        valid=_LAYOUT,
+        fix=f"if the classes are {_some(inside)}, name one level deeper: {root / folders[0]}"
+        + ("; or gather the pictures of all of them by class" if len(folders) > 1 else "")
+        + "; if not, write a CSV with the columns path,label",
+    )
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]], left_out: list[LeftOut]) -> Iterator[str]:

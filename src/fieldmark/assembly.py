@@ -28,7 +28,7 @@ from fieldmark.errors import (
     check_choice,
 )
 from fieldmark.models.contract import as_network
-from fieldmark.models.registry import create_model, list_models, model_card
+from fieldmark.models.registry import MODEL_NAMES, create_model, model_card
 from fieldmark.models.summary import Summary, summarize
 from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe, assemble, to_dict
@@ -120,9 +120,8 @@ def summarize_named(
     Raises:
         FieldmarkError: neither such a network nor such a run.
     """
-    names = [card.name for card in list_models()]
     recipe = assemble(None, {"model": model, "size": size_px}, settings)
-    if model in names:
+    if model in MODEL_NAMES:
         network = create_model(
             model,
             num_classes=1000 if classes is None else classes,
@@ -137,7 +136,7 @@ def summarize_named(
         file = find_model(model)
     except CheckpointError:
         if Path(model).name == model and not Path(model).exists():  # a bare word: meant as a name
-            check_choice("model or run", model, names, error=ModelError)
+            check_choice("model or run", model, MODEL_NAMES, error=ModelError)
         raise
     network, info = load_model(file)
     if classes is not None:

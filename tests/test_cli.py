@@ -374,3 +374,17 @@ def test_show_draws_and_names_what_it_cannot(
     assert "empty.jpg: file is empty" in done.out
     with Image.open("sheet.png") as sheet:
         assert min(sheet.size) > 200
+
+
+def test_show_never_writes_over_a_file(verb: Verb, make_pictures: Any, tmp_path: Path) -> None:
+    photos = make_pictures(tmp_path / "photos", {"cat": 2, "dog": 2})
+    before = {path: path.read_bytes() for path in photos.glob("*/*.png")}
+    refused = verb("show", "photos", "--out", "photos/cat/000.png")
+    assert refused.code == 2
+    assert "exists already, and was not touched" in refused.err
+    assert {path: path.read_bytes() for path in photos.glob("*/*.png")} == before
+
+    done = [verb("show", "photos") for _ in range(3)]
+    names = ["contact_sheet.png", "contact_sheet-2.png", "contact_sheet-3.png"]
+    assert [x.out.splitlines()[-1] for x in done] == [f"wrote {name}" for name in names]
+    assert all(Path(name).stat().st_size for name in names)

@@ -36,7 +36,7 @@ from fieldmark.data.store import PixelStore
 from fieldmark.errors import FieldmarkError
 from fieldmark.evaluation.metrics import Metrics
 from fieldmark.examine import Evaluated, evaluate_store
-from fieldmark.files import write_text
+from fieldmark.files import check_is_free, free_path, write_text
 from fieldmark.predict import Predictor, load
 from fieldmark.progress import Progress, console_progress, duration
 from fieldmark.recipe import Recipe, assemble, to_toml
@@ -299,7 +299,7 @@ def evaluate(
 
 def show(
     source: Source,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     num: int = 20,
     augmented: bool = False,
@@ -308,19 +308,23 @@ def show(
     progress: Progress | None = None,
     **words: Any,
 ) -> Path:
-    """Draw a contact sheet of random labelled pictures, as PNG at `out`.
+    """Draw a contact sheet of random labelled pictures; returns the path of the PNG.
 
     Args:
+        out: the PNG to write; None takes `contact_sheet.png`, or `contact_sheet-2.png` and so on.
         num: how many pictures.
         augmented: as the network sees them in training, under the recipe's words.
 
     Raises:
-        FieldmarkError: the source cannot be used, or `out` cannot be written.
+        FieldmarkError: the source cannot be used, or `out` exists or cannot be written.
     """
     progress = progress or console_progress()
+    if out is not None:
+        check_is_free(Path(out))
     recipe = assemble(recipe, words, settings or {})
     manifest = find_samples(source, recipe, progress)
     recipe, _ = settle_for(recipe, manifest)
-    passed_over = write_source_sheet(Path(out), manifest, recipe, num=num, augmented=augmented)
+    sheet = Path(out) if out is not None else free_path(Path("contact_sheet.png"))
+    passed_over = write_source_sheet(sheet, manifest, recipe, num=num, augmented=augmented)
     say_left_out((*manifest.left_out, *passed_over), progress)
-    return Path(out)
+    return sheet

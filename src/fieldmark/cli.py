@@ -322,7 +322,10 @@ def show(
     augmented: Annotated[
         bool, typer.Option("--augmented", help="As the network sees them in training.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("contact_sheet.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The PNG to write. Default: contact_sheet.png, or the next free name."),
+    ] = None,
     model: ModelOption = None,
     size: SizeOption = None,
     augment: AugmentOption = None,

@@ -68,6 +68,42 @@ def claim_directory(directory: Path) -> None:
         raise cannot_write(directory, error) from error
 
 
+def free_path(target: Path) -> Path:
+    """`target`, or the first of `NAME-2.png`, `NAME-3.png` ... beside it that does not exist."""
+    return _free(target.with_suffix(""), target.suffix)
+
+
+def free_directory(target: Path) -> Path:
+    """`target`, or the first of `target-2`, `target-3` ... that does not exist."""
+    return _free(target, "")  # a dot in a directory's name begins no suffix
+
+
+def _free(stem: Path, suffix: str) -> Path:
+    free, number = stem.with_name(stem.name + suffix), 1
+    while free.exists():
+        number += 1
+        free = stem.with_name(f"{stem.name}-{number}{suffix}")
+    return free
+
+
+def check_is_free(target: Path) -> None:
+    """For a file that a user named: it might be a picture of theirs.
+
+    Raises:
+        OutputError: something is there already.
+    """
+    try:
+        taken = target.exists() or target.is_symlink()
+    except OSError as error:  # a name longer than any file system admits
+        raise cannot_write(target, error) from error
+    if taken:
+        raise OutputError(
+            "this exists already, and was not touched",
+            given=target,
+            fix="choose another place with --out, or remove it yourself",
+        )
+
+
 def cannot_write(target: Path, error: OSError) -> OutputError:
     """The error to show when `target` could not be written because of `error`."""
     return OutputError(

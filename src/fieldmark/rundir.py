@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fieldmark.errors import CheckpointError, OutputError
-from fieldmark.files import claim_directory
+from fieldmark.files import claim_directory, free_directory
 
 RUNS = Path("runs")
 
@@ -91,7 +91,7 @@ def new_run(out: str | Path | None, name: str | None, default_name: str) -> RunD
             )
         directory = RUNS / name
     else:
-        directory = _free(RUNS / default_name)
+        directory = free_directory(RUNS / default_name)
     claim_directory(directory)
     return RunDirectory(directory)
 
@@ -102,18 +102,12 @@ def new_evaluation(run: RunDirectory, out: str | Path | None, default_name: str)
     Raises:
         OutputError: it exists and is not empty, or cannot be written.
     """
-    directory = Path(out) if out is not None else _free(run.evaluation(default_name).path)
+    if out is not None:
+        directory = Path(out)
+    else:
+        directory = free_directory(run.evaluation(default_name).path)
     claim_directory(directory)
     return RunDirectory(directory)
-
-
-def _free(directory: Path) -> Path:
-    """`directory`, or the first of `directory-2`, `directory-3` ... that does not exist."""
-    free, number = directory, 1
-    while free.exists():
-        number += 1
-        free = directory.with_name(f"{directory.name}-{number}")
-    return free
 
 
 def find_model(run: str | Path) -> Path:

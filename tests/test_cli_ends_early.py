@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import fieldmark
+from fieldmark import api
 
 FIELDMARK = (sys.executable, "-c", "from fieldmark.cli import main; main()")
 TRAIN = (*FIELDMARK, "train", "--model", "resnet10", "--size", "32", "--device", "cpu")
@@ -88,6 +89,28 @@ def test_answers_go_to_the_file_and_bars_to_the_terminal(
     assert len(json.loads((tmp_path / "answers.json").read_text())) == 20
     assert "classifying" in shown
     assert "cat" not in shown
+
+
+@pytest.mark.parametrize("num_left", [0, 9])
+def test_streamed_pictures_that_vanish_end_the_training_with_their_name(
+    verb: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_left: int
+) -> None:
+    """With nothing left there was a traceback; with some left, a batch of one, or silence."""
+    write_history = api.write_history
+
+    def write_and_lose(run: Any, history: Any) -> None:
+        write_history(run, history)
+        for path in sorted(photos.glob("*/*.png"))[num_left:]:
+            path.unlink(missing_ok=True)
+
+    monkeypatch.setattr(api, "write_history", write_and_lose)
+    words = ("--model", "resnet10", "--size", 32, "--epochs", 3, "--device", "cpu")
+    done = verb("train", photos, *words, "--set", "data.cache=none", "--out", "run")
+    assert done.code == 2
+    assert "a picture that was there can no longer be read: no such file" in done.err
+    assert str(photos) in done.err
+    assert "the best model so far is kept in run/model.safetensors" in done.out
+    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from fieldmark.data import loader as loader_module
 from fieldmark.data.loader import Batch, EvalLoader, TrainLoader, batch_generator
 from fieldmark.data.preprocess import Pixels, load_exact, normalize
 from fieldmark.data.store import PixelStore
-from fieldmark.errors import PictureError
+from fieldmark.errors import PictureError, SourceError
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess, Sample
@@ -185,23 +185,22 @@ def test_evaluation_keeps_order_and_never_augments(num: int, num_batches: int) -
             assert torch.equal(image[None], normalize(plain, RGB))
 
 
-def test_pictures_that_vanish_are_left_out_of_their_batch() -> None:
+def test_pictures_that_vanish_stop_the_reader_and_are_named() -> None:
     pixels = make_store(8)
-    gone = {"1", "4", "5", "6", "7"}
 
     def load(path: str) -> Pixels:
-        if path in gone:
+        if path == "6":
             raise PictureError("no such file")
         return pixels.get(int(path))
 
     store = make_store(8, load=load)
-    (batch,) = eval_loader(store)  # of the second batch nothing is left
-    assert batch.indices_b.tolist() == [0, 2, 3]
-    assert batch.labels_b.tolist() == [0, 2, 3]
-    assert len(batch.images_bchw) == 3
+    batches = iter(eval_loader(store))
+    assert next(batches).indices_b.tolist() == [0, 1, 2, 3]
+    with pytest.raises(SourceError, match=r"no longer be read: no such file\n  given:  6"):
+        next(batches)
     trained = train_loader(store, labels=list(range(8)), augment=NONE)
-    shown = [i for batch in trained.epoch(0) for i in batch.labels_b.tolist()]
-    assert sorted(shown) == [0, 2, 3]
+    with pytest.raises(SourceError, match="no longer be read"):
+        list(trained.epoch(0))
 
 
 def test_streamed_pictures_make_the_same_batches(tmp_path: Path, make_pictures: Any) -> None:

@@ -76,15 +76,36 @@ def test_what_is_not_kept_is_the_same_picture(samples: list[Sample]) -> None:
         np.testing.assert_array_equal(kept.get(index), streamed.get(index))
 
 
-def test_a_kept_picture_outlives_its_file_and_a_streamed_one_is_passed_over(
+def test_a_kept_picture_outlives_its_file_and_a_streamed_one_is_missed(
     samples: list[Sample],
 ) -> None:
     kept, streamed = build(samples), build(samples, keep=False)
     Path(samples[1].path).unlink()
     assert [i for i, _ in kept.get_readable(range(8))] == list(range(8))
-    assert [i for i, _ in streamed.get_readable(range(8))] == [0, 2, 3, 4, 5, 6, 7]
+    with pytest.raises(SourceError) as caught:
+        list(streamed.get_readable(range(8)))
+    assert "can no longer be read: no such file" in str(caught.value)
+    assert samples[1].path in str(caught.value)
+    assert "bring it back" in str(caught.value)
     with pytest.raises(PictureError, match="no such file"):
         streamed.get(1)
+
+
+def test_few_streamed_pictures_wait_to_be_taken(samples: list[Sample]) -> None:
+    """Mean and std are measured over a thousand whole pictures: they must not all be in memory."""
+    num_decoded = 0
+
+    def load(path: str) -> Pixels:
+        nonlocal num_decoded
+        num_decoded += 1
+        return LOAD(path)
+
+    store = PixelStore(tuple(samples[:1] * 1000), (), load, None)
+    taken = store.get_readable(range(1000))
+    for _ in range(100):
+        next(taken)
+    assert num_decoded <= 100 + 64
+    assert [index for index, _ in taken] == list(range(100, 1000))
 
 
 def test_strict_stops_at_the_first_bad_picture(samples: list[Sample]) -> None:

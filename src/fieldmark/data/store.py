@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import psutil
 
@@ -25,6 +24,10 @@ MEMORY_SHARE: Final = 0.5
 
 # Photos are 4:3 or 3:2; the rest is for the odd longer one.
 SAFE_ASPECT: Final = 2.0
+
+_SLICE: Final = 64  # pictures queued at a time
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,28 @@ class PixelStore:
         return self.load(self.samples[index].path)
 
     def get_readable(self, indices: Iterable[int]) -> Iterator[tuple[int, Pixels]]:
-        """Pictures with their positions; those gone since the store was built are passed over."""
+        """Pictures with their positions, decoded in parallel, a bounded number at a time.
+
+        Raises:
+            SourceError: a file has changed since the store was built, when all could be read.
+        """
         if self.kept is not None:
             yield from ((index, self.kept[index]) for index in indices)
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            waiting = [(index, pool.submit(self.get, index)) for index in indices]
-            for index, picture in waiting:
-                with suppress(PictureError):
-                    yield index, picture.result()
+            yield from _map_bounded(pool, self._get_with_position, list(indices))
+
+    def _get_with_position(self, index: int) -> tuple[int, Pixels]:
+        try:
+            return index, self.get(index)
+        except PictureError as error:
+            # Passing over it would train and judge on other pictures than the run says.
+            raise SourceError(
+                f"a picture that was there can no longer be read: {error.problem}",
+                given=self.samples[index].path,
+                fix="bring it back, and leave the pictures in place until all is done; or start "
+                "again with those that are left",
+            ) from error
 
 
 def build_store(
@@ -142,11 +158,9 @@ def unreadable(path: str, error: PictureError) -> SourceError:
 
 
 def _map_bounded(
-    pool: ThreadPoolExecutor,
-    decode: Callable[[Sample], Pixels | PictureError],
-    samples: Sequence[Sample],
-) -> Iterable[Pixels | PictureError]:
-    """`pool.map` in slices: a failure or Ctrl-C then leaves little queued work behind."""
-    step = 64
-    for start in range(0, len(samples), step):
-        yield from pool.map(decode, samples[start : start + step])
+    pool: ThreadPoolExecutor, decode: Callable[[T], R], items: Sequence[T]
+) -> Iterator[R]:
+    """`pool.map` in slices: few pictures wait to be taken, and a failure or Ctrl-C leaves little
+    queued work behind."""
+    for start in range(0, len(items), _SLICE):
+        yield from pool.map(decode, items[start : start + _SLICE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import pty
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import fieldmark
-from fieldmark import api
+from fieldmark import api, cli
 
 FIELDMARK = (sys.executable, "-c", "from fieldmark.cli import main; main()")
 TRAIN = (*FIELDMARK, "train", "--model", "resnet10", "--size", "32", "--device", "cpu")
@@ -35,7 +36,7 @@ def test_ctrl_c_keeps_the_best_model_so_far(photos: Path, tmp_path: Path) -> Non
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("epoch    2/1000"):
+            if " 2/1000 " in line:
                 break
         else:
             pytest.fail(f"it ended by itself: {process.communicate()}")
@@ -111,6 +112,40 @@ def test_streamed_pictures_that_vanish_end_the_training_with_their_name(
     assert str(photos) in done.err
     assert "the best model so far is kept in run/model.safetensors" in done.out
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_names_in_any_script_get_through_where_the_region_knows_other_letters(
+    make_pictures: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As on Windows with the output sent to a file: the encoding is not UTF-8."""
+    photos = make_pictures(tmp_path / "photos", {"蚂蚁": 10, "蜜蜂": 10})
+    western = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    for words in (
+        (*TRAIN, photos, "--epochs", "1", "--name", "run"),
+        (*FIELDMARK, "evaluate", "run"),
+        (*FIELDMARK, "predict", "run", photos),
+        (*FIELDMARK, "predict", "run", photos, "--format", "csv"),
+    ):
+        done = subprocess.run(words, cwd=tmp_path, env=western, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        assert "蚂蚁" in done.stdout.decode("utf-8")
+
+
+def test_a_terminal_keeps_its_encoding_and_shows_other_letters_as_codes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Screen(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, "cp1252"))
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program without a console
+    monkeypatch.setattr(cli, "app", lambda: sys.stdout.write("é 蚁"))
+    cli.main()
+    sys.stdout.flush()
+    assert screen.getvalue() == b"\xe9 \\u8681"
 
 
 @pytest.fixture

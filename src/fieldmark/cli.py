@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -354,7 +355,20 @@ def show(
 
 def main() -> None:
     """What the `fieldmark` command runs."""
+    for stream in (sys.stdout, sys.stderr):
+        _speak_any_script(stream)
     app()
+
+
+def _speak_any_script(stream: TextIO | None) -> None:
+    """Classes and files may be named in any script: no name may end in a UnicodeEncodeError.
+
+    Windows gives files and pipes the encoding of the region, in which most scripts cannot be
+    written: they get UTF-8. A terminal keeps what it can show, and gets the rest as codes.
+    """
+    if isinstance(stream, io.TextIOWrapper):  # None without a console, or another program's own
+        encoding = None if stream.isatty() else "utf-8"
+        stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 if __name__ == "__main__":

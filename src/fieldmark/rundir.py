@@ -102,10 +102,8 @@ def new_evaluation(run: RunDirectory, out: str | Path | None, default_name: str)
     Raises:
         OutputError: it exists and is not empty, or cannot be written.
     """
-    if out is not None:
-        directory = Path(out)
-    else:
-        directory = free_directory(run.evaluation(default_name).path)
+    default = run.evaluation(default_name).path
+    directory = Path(out) if out is not None else free_directory(default)
     claim_directory(directory)
     return RunDirectory(directory)
 

@@ -215,6 +215,21 @@ def test_evaluate_in_the_folder_of_pictures(
     assert (tmp_path / "run" / "evaluations" / "here" / "predictions.csv").is_file()
 
 
+def test_evaluate_on_one_class_alone(
+    verb: Verb, tiny_run: fieldmark.Run, make_pictures: Any, tmp_path: Path
+) -> None:
+    """How good is it at owls? A classifier needs two classes to be trained, not to be judged."""
+    make_pictures(tmp_path / "owls", {"owl": 5})
+    done = verb("evaluate", tiny_run.path, "owls", "--out", "e")
+    assert (done.code, done.err) == (0, "")
+    metrics = json.loads(Path("e/metrics.json").read_text())
+    assert metrics["test"]["accuracy"]["n"] == 5
+    rows = list(csv.DictReader(Path("e/predictions.csv").read_text().splitlines()))
+    assert len(rows) == 5
+    right = sum(row["predicted"] == "owl" for row in rows)
+    assert metrics["test"]["accuracy"]["value"] == pytest.approx(right / 5)
+
+
 def test_evaluate_warns_of_pictures_that_trained_the_model(
     verb: Verb, tiny_run: fieldmark.Run
 ) -> None:

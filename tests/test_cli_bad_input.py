@@ -75,15 +75,25 @@ def test_pictures_without_class_folders(refused: Any, make_pictures: Any) -> Non
 def test_one_class(refused: Any, make_pictures: Any) -> None:
     make_pictures(Path("one"), {"cat": 4})
     said = refused(*TRAIN, "one")
-    assert "only one class folder" in said
-    assert "cat" in said
+    assert "only one class with pictures" in said
+    assert "4 pictures of cat" in said
+    assert str(Path("one/cat/000.png").resolve()) in said
 
 
 def test_one_class_left_beside_empty_ones(refused: Any, make_pictures: Any) -> None:
     make_pictures(Path("one"), {"cat": 4, "dog": 0})
     said = refused(*TRAIN, "one")
-    assert "only one class has pictures" in said
-    assert "dog" in said
+    assert "only one class with pictures" in said
+    assert "having no pictures: dog" in said
+
+
+def test_one_class_left_beside_damaged_ones(refused: Any, make_pictures: Any) -> None:
+    make_pictures(Path("one"), {"cat": 4})
+    Path("one/dog").mkdir()
+    Path("one/dog/000.png").touch()
+    said = refused(*TRAIN, "one")
+    assert "only one class with pictures" in said
+    assert "dog/000.png (file is empty)" in said
 
 
 def test_no_pictures_at_all(refused: Any) -> None:

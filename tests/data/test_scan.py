@@ -198,7 +198,7 @@ def test_empty_classes_are_left_out_and_named(tmp_path: Path) -> None:
     assert manifest.class_names == ("ants", "bees")
     assert manifest.notes == ("Left out, having no pictures: flies, wasps.",)
     shutil.rmtree(tmp_path / "bees")
-    error_of(tmp_path, "only one class has pictures", "pictures of ants; none of flies, wasps")
+    assert scan(tmp_path).class_names == ("ants",)
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
@@ -301,8 +301,10 @@ def test_a_level_too_high_is_not_trained_on(tmp_path: Path) -> None:
     assert scan(images).class_names == ("ants", "bees")
 
 
-def test_one_class(tmp_path: Path) -> None:
-    error_of(fill(tmp_path / "1", "ants/1.png"), "only one class folder", "ants")
+def test_one_class_is_enough_to_be_evaluated_or_shown(tmp_path: Path) -> None:
+    one = fill(tmp_path / "1", "ants/1.png", "ants/2.png")
+    assert found_in(one) == [("ants/1.png", "ants", ""), ("ants/2.png", "ants", "")]
+    assert scan([(str(one / "ants" / "1.png"), "ant")]).class_names == ("ant",)
     nested = fill(tmp_path / "2", "images/ants/1.png", "images/bees/2.png")
     error_of(nested, "if the classes are ants, bees, name", str(nested / "images"))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.split import split
 from fieldmark.errors import RecipeError, SourceError
-from fieldmark.types import Part, Sample
+from fieldmark.types import LeftOut, Part, Sample
 
 
 def manifest_of(sizes: dict[str, int], parts: dict[str, Part] | None = None) -> Manifest:
@@ -232,6 +232,17 @@ def test_val_is_val_needs_a_val() -> None:
         with pytest.raises(RecipeError, match="this source has none") as caught:
             usual(manifest_of({"a": 20, "b": 20}, parts), val_is_val=True)
         assert "leave val_is_val out" in str(caught.value)
+
+
+def test_one_class_cannot_be_trained_on() -> None:
+    one = replace(manifest_of({"a": 20}), notes=("Left out, having no pictures: b.",))
+    with pytest.raises(SourceError, match="only one class with pictures, and a classifier") as said:
+        usual(replace(one, left_out=(LeftOut("/d/c.jpg", "file is empty"),)))
+    assert (
+        "20 pictures of a, the first is /d//a/0.jpg. Left out, having no pictures: b. "
+        "Left out: /d/c.jpg (file is empty)" in str(said.value)
+    )
+    assert "one folder, or one label, for each class" in str(said.value)
 
 
 def test_sources_that_cannot_be_trained_on() -> None:

@@ -50,7 +50,8 @@ class Manifest:
         typical_side_px: median short side.
 
     Raises:
-        SourceError: no picture, fewer than two classes, a label that is no text or no class.
+        SourceError: no picture, or a label that is no text or no class. A single class is well:
+            a source may be there to be evaluated or looked at.
     """
 
     samples: tuple[Sample, ...]
@@ -63,12 +64,6 @@ class Manifest:
     def __post_init__(self) -> None:
         check_labels((sample.path, sample.label) for sample in self.samples)
         check_class_names(self.class_names)
-        if len(self.class_names) < 2:
-            raise SourceError(
-                "a classifier needs at least two classes",
-                given=", ".join(self.class_names) or "no class",
-                fix="add pictures of another class",
-            )
         if not self.samples:
             raise SourceError("there is no picture", fix="give at least a few for each class")
         unknown = {sample.label for sample in self.samples} - set(self.class_names)
@@ -156,7 +151,7 @@ def assemble(
         class_names: classes known to exist even if no candidate is left of them.
 
     Raises:
-        SourceError: no pictures, fewer than two classes, a class that train lacks.
+        SourceError: no pictures, or a class that train lacks.
     """
     check_labels((sample.path, sample.label) for sample in candidates)
     kept: list[Sample] = []
@@ -178,13 +173,6 @@ def assemble(
     used = {sample.label for sample in kept}
     empty = sorted({*class_names, *(sample.label for sample in candidates)} - used)
     check_train_knows_all(kept, given)
-    if len(used) < 2:
-        raise SourceError(
-            "only one class has pictures, and a classifier needs at least two",
-            given=f"{given}: pictures of {', '.join(used)}"
-            + (f"; none of {', '.join(empty)}" if empty else ""),
-            fix="add pictures of another class, one folder or label for each class",
-        )
     told = list(notes)
     if empty:
         told.append(f"Left out, having no pictures: {', '.join(empty)}.")

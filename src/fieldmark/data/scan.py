@@ -51,7 +51,7 @@ def scan(
     The order depends on names alone, not on the file system.
 
     Raises:
-        SourceError: there is nothing a classifier could be trained on; the message says why.
+        SourceError: there are no labelled pictures to be found; the message says why.
     """
     if isinstance(source, Manifest):
         return source
@@ -217,17 +217,6 @@ def _walk_classes(root: Path, part: Part | Literal[""], found: _Findings) -> Non
             fix="sort the pictures into one folder for each class, or write a CSV with the columns "
             "path,label",
         )
-    if len(folders) == 1 and part in ("", "train"):
-        inside = root / folders[0]
-        deeper = _list(inside)[0]
-        raise SourceError(
-            "there is only one class folder, and a classifier needs at least two",
-            given=f"{root}: {folders[0]}",
-            valid=_LAYOUT,
-            fix=f"if the classes are {_some(deeper)}, name {inside}"
-            if len(deeper) > 1
-            else "add a folder with pictures of another class",
-        )
     _check_level(root, folders)
     for name in folders:
         if not _is_text(name):
@@ -252,8 +241,11 @@ def _check_level(root: Path, folders: list[str]) -> None:
     if inside is None:
         return
     raise SourceError(
-        "these are not the classes: no picture lies in them directly, and the same folders in each",
-        given=f"{root}: {_some(folders)}; in each of them {_some(inside)}",
+        "these seem not to be the classes: they hold no picture directly, but the same folders"
+        if len(folders) > 1
+        else "this seems not to be a class: it holds no picture directly, but folders",
+        given=f"{root}: {_some(folders)}; in {'each of them' if folders[1:] else 'it'} "
+        f"{_some(inside)}",
         valid=_LAYOUT,
         fix=f"if the classes are {_some(inside)}, name one level deeper: {root / folders[0]}"
         + ("; or gather the pictures of all of them by class" if len(folders) > 1 else "")

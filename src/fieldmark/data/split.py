@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from fieldmark.data.candidates import counted
+from fieldmark.data.candidates import check_all_or_no_parts, counted, summary_of
 from fieldmark.data.manifest import Manifest
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.types import Part, Sample
@@ -41,8 +41,10 @@ def split(
 
     Raises:
         RecipeError: fractions or limit that leave a part nothing by themselves.
-        SourceError: too few pictures for the parts needed, or no train part.
+        SourceError: fewer than two classes, too few pictures for the parts needed, or no train
+            part.
     """
+    _check_classes(manifest)
     given = _given_parts(manifest)
     if val_is_val and "val" not in given:
         raise RecipeError(
@@ -97,18 +99,27 @@ def split(
     return replace(result, notes=(*manifest.notes, *notes))
 
 
+def _check_classes(manifest: Manifest) -> None:
+    if len(manifest.class_names) > 1:
+        return
+    # Where another class has lost all its pictures, the notes and what was left out tell of it.
+    lost = (f"Left out: {summary_of(manifest.left_out)}",) if manifest.left_out else ()
+    found = f"{counted(len(manifest.samples), 'picture')} of {manifest.class_names[0]}"
+    first = f"{found}, the first is {manifest.samples[0].path}."
+    raise SourceError(
+        "there is only one class with pictures, and a classifier needs at least two",
+        given=" ".join((first, *manifest.notes, *lost)),
+        valid="SOURCE/ants/1.jpg, SOURCE/bees/2.jpg: one folder, or one label, for each class",
+        fix="add pictures of another class",
+    )
+
+
 def _given_parts(manifest: Manifest) -> set[str]:
     """The parts that the source decided; train alone decides nothing."""
     parts = {sample.part for sample in manifest.samples}
     if parts <= {"train"} or parts == {""}:
         return set()
-    if "" in parts:
-        raise SourceError(
-            "some pictures are assigned to train, val or test, and others are not",
-            given=f"{counted(len(manifest.of_part('')), 'picture')} of {len(manifest.samples):,} "
-            "without a part",
-            fix="assign all of them, or none to have them drawn",
-        )
+    check_all_or_no_parts(manifest.samples, "the source")
     if "train" not in parts:
         raise SourceError(
             "there is nothing to train on",

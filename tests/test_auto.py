@@ -31,6 +31,10 @@ facts = st.builds(
 )
 # A valid value that no preset and no rule would choose, for every word that may say "auto".
 OWN_WORDS: dict[str, Any] = {
+    "mode": "finetune",
+    "data.resize": "squash",
+    "data.interpolation": "bicubic",
+    "optimizer.weight_decay": 0.0321,
     "data.size": 333,
     "data.channels": 3,
     "data.crop_fraction": 0.77,
@@ -61,7 +65,7 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_of(mode: str, optimizer: str, **words: Any) -> Recipe:
     needed = {"mode": mode, "optimizer.name": optimizer}
-    if mode == "partial":
+    if mode == "partial" and "mode" not in words:
         needed["training.freeze_through"] = "layer2"
     return Recipe().with_settings(needed | words)
 
@@ -80,15 +84,33 @@ def test_no_auto_is_left_and_nothing_else_changes(mode: str, optimizer: str, f: 
     assert {word for word in after if after[word] != before[word]} <= set(OWN_WORDS)
     assert from_dict(to_dict(settled)) == settled  # a valid recipe, also after a trip to the disk
     assert settle(settled, f) == (settled, [])  # settled once and for all
-    assert len(said) == 5
+    assert len(said) == 6
     assert all(": " in line for line in said)  # what, and why
 
 
 @given(st.sets(st.sampled_from(sorted(OWN_WORDS))), st.sampled_from(MODES), facts)
 def test_a_word_given_is_never_overwritten(names: set[str], mode: str, f: Facts) -> None:
     words = {name: OWN_WORDS[name] for name in names}
-    settled, _ = settle(recipe_of(mode, "adamw", **words), f)
-    assert {name: flat(settled)[name] for name in names} == words
+    recipe = recipe_of(words.pop("mode", mode), "adamw", **words)
+    settled, _ = settle(recipe, f)
+    words["mode"] = recipe.mode
+    assert {name: flat(settled)[name] for name in words} == words
+
+
+def test_weights_are_fine_tuned_unless_said_otherwise() -> None:
+    settled, said = settle(Recipe().with_settings({"model.weights": "runs/x"}), PHOTOS)
+    assert settled.mode == "finetune"
+    assert settled.optimizer.lr == LEARNING_RATES["adam", "finetune"]
+    assert "mode finetune: weights are named" in said
+    assert settle(Recipe(), PHOTOS)[0].mode == "scratch"
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("adamw", 0.01), ("adam", 0.0), ("sgd", 5e-4)])
+def test_the_weight_decay_is_the_optimizers_own(optimizer: str, decay: float) -> None:
+    """0.01 added to Adam's gradient keeps AlexNet at chance; decoupled, in AdamW, it is usual."""
+    settled, said = settle(recipe_of("scratch", optimizer), PHOTOS)
+    assert settled.optimizer.weight_decay == decay
+    assert f"weight decay {decay:g}: usual for {optimizer}" in said
 
 
 @pytest.mark.parametrize(
@@ -147,15 +169,15 @@ def test_photos_and_digits_each_get_what_suits_them() -> None:
     assert digits.augment.preset == "light"
     assert digits.augment.hflip == digits.augment.vflip == 0  # a mirrored digit is another sign
     assert "1 channel: every picture is grey" in said
-    assert "augmentation light: usual for small or grey pictures" in said
+    assert "augmentation light: usual for small grey pictures" in said
 
 
-def test_what_the_user_gives_decides_what_follows_from_it() -> None:
-    """A photo asked for at 32 px, or in grey, is treated as a small or grey picture."""
+def test_only_small_grey_pictures_are_taken_for_signs() -> None:
+    """A mirrored digit is another sign; a mirrored X-ray, or a photo of 32 px, is none."""
     small, _ = settle(Recipe().with_settings({"data.size": 32}), PHOTOS)
-    assert (small.data.crop_fraction, small.augment.preset) == (1.0, "light")
+    assert (small.data.crop_fraction, small.augment.preset) == (1.0, "standard")
     grey, _ = settle(Recipe().with_settings({"data.channels": 1}), PHOTOS)
-    assert (grey.data.crop_fraction, grey.augment.preset) == (0.875, "light")
+    assert (grey.data.crop_fraction, grey.augment.preset) == (0.875, "standard")
 
 
 @pytest.mark.parametrize("has_norm", [True, False])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,23 @@ def on_one_line(value: Any) -> str:
     return tomli_w.dumps({"x": value}).removeprefix("x = ").removesuffix("\n")
 
 
+def companions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The words without which those of `settings` would be refused."""
+    needed: dict[str, Any] = {}
+    if settings.get("mode") == "partial":
+        needed["training.freeze_through"] = "layer2"
+    if settings.get("training.freeze_through"):
+        needed["mode"] = "partial"
+    if settings.get("schedule.warmup_epochs"):
+        needed["schedule.name"] = "cosine"
+    return needed
+
+
 @st.composite
 def settings_of_a_run(draw: st.DrawFn) -> dict[str, Any]:
     words = draw(st.lists(st.sampled_from(list(WORDS)), unique=True, max_size=12))
     settings = {word: draw(WORDS[word]) for word in words}
-    if settings.get("mode") == "partial":
-        settings.setdefault("training.freeze_through", "layer2")
+    settings |= companions(settings)
     return settings
 
 
@@ -152,7 +164,7 @@ def test_every_word_can_be_set_from_the_command_line(word: str, data: st.DataObj
     value = data.draw(WORDS[word])
     parsed_word, parsed_value = parse_setting(f"{word}={on_one_line(value)}")
     assert parsed_word == word
-    settings = {"training.freeze_through": "layer2"} | {word: parsed_value}
+    settings = companions({word: parsed_value}) | {word: parsed_value}
     recipe = Recipe().with_settings(settings)
     assert value_of(recipe, word) == value
     untouched = [other for other in WORDS if other not in settings]
@@ -316,6 +328,15 @@ def test_words_that_contradict_each_other_are_told_so() -> None:
         Recipe(mode="partial")
     assert "--set training.freeze_through=" in str(caught.value)
     Recipe(mode="partial", training=TrainingRecipe(freeze_through="layer2"))
+
+
+def test_words_that_would_be_ignored_are_refused() -> None:
+    with pytest.raises(RecipeError, match="mode partial alone"):
+        Recipe(mode="frozen", training=TrainingRecipe(freeze_through="layer2"))
+    with pytest.raises(RecipeError, match="takes no warm-up") as caught:
+        Recipe().with_settings({"schedule.warmup_epochs": 2})
+    assert "--schedule cosine" in str(caught.value)
+    Recipe().with_settings({"schedule.warmup_epochs": 2, "schedule.name": "cosine"})
 
 
 def test_sections_and_values_are_not_mixed_up() -> None:

@@ -16,6 +16,7 @@ from fieldmark.assembly import (
     build_network,
     check_classes,
     find_samples,
+    find_test_part,
     inherit_preprocess,
     make_loaders,
     model_info,
@@ -26,7 +27,6 @@ from fieldmark.assembly import (
     scan_for,
     settle_for,
     source_words,
-    test_part_of,
 )
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.manifest import write_manifest
@@ -52,7 +52,7 @@ from fieldmark.report import (
 from fieldmark.rundir import RunDirectory, find_model, new_evaluation, new_run
 from fieldmark.runtime import describe_machine, open_runtime, seed_everything
 from fieldmark.training.history import EpochRow, rank
-from fieldmark.training.loop import fit
+from fieldmark.training.loop import fit, freeze_for
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def train(
     recipe, inherited = inherit_preprocess(recipe)
 
     # The pictures: found, named, split.
-    found = find_samples(source, recipe, progress)
+    found, source_names = find_samples(source, recipe, progress)
     manifest = split(
         found,
         val_fraction=recipe.data.val_fraction,
@@ -129,6 +129,7 @@ def train(
     # The network. Built before the pictures are decoded: a wrong option shows at once.
     seed_everything(recipe.seed)
     model = build_network(recipe, num_classes=len(manifest.class_names), progress=progress)
+    freeze_for(model, recipe)
 
     # The run directory, claimed before the long work so that the work cannot be lost for it.
     run = new_run(out, name, default_name=run_name(recipe))
@@ -155,7 +156,7 @@ def train(
         history.append(row)
         write_history(run, history)
         if is_best:
-            save_model(run.model, weights, model_info(model, data, recipe, row))
+            save_model(run.model, weights, model_info(model, data, recipe, row, source_names))
 
     try:
         result = fit(model, train_loader, val_loader, recipe, runtime, progress, keep)
@@ -169,9 +170,11 @@ def train(
         progress.say(f"stopped after epoch {result.history[-1].epoch}: {result.stopped}")
     write_curves(run, result.history, result.best)
 
-    # The figures: of the file that was kept, not of what happens to be in memory.
+    # The figures: of the file that was kept, not of what happens to be in memory, and in float32,
+    # so that they are the same wherever the file is used.
     kept, _ = load_model(run.model)
-    kept = runtime.place_network(kept)
+    exact = open_runtime(str(runtime.device), "float32")
+    kept = exact.place_network(kept)
 
     def look_at(store: PixelStore, title: str) -> Evaluated:
         return evaluate_store(
@@ -179,7 +182,7 @@ def train(
             store,
             data.manifest.class_names,
             data.preprocess,
-            runtime,
+            exact,
             progress,
             batch_size=recipe.training.batch_size,
             title=title,
@@ -261,7 +264,7 @@ def evaluate(
     predictor = load(model_file, device)
     run_directory = RunDirectory(model_file.parent)
     if source is None:
-        manifest, what = test_part_of(run_directory)
+        manifest, what = find_test_part(run_directory)
     else:
         manifest, what = part_to_evaluate(scan_for(predictor.info, source, progress))
         say_shared_pictures(manifest, run_directory, progress)
@@ -322,7 +325,7 @@ def show(
     if out is not None:
         check_is_free(Path(out))
     recipe = assemble(recipe, words, settings or {})
-    manifest = find_samples(source, recipe, progress)
+    manifest, _ = find_samples(source, recipe, progress)
     recipe, _ = settle_for(recipe, manifest)
     sheet = Path(out) if out is not None else free_path(Path("contact_sheet.png"))
     passed_over = write_source_sheet(sheet, manifest, recipe, num=num, augmented=augmented)

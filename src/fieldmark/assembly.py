@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,10 +13,9 @@ from torch import nn
 from fieldmark import __version__
 from fieldmark.auto import Facts, settle
 from fieldmark.checkpoint import ModelInfo, find_info, load_model, load_weights
-from fieldmark.data.candidates import file_key, part_of_word
+from fieldmark.data.candidates import file_key
 from fieldmark.data.loader import EvalLoader, TrainLoader
-from fieldmark.data.manifest import Manifest
-from fieldmark.data.pictures import is_named_locator
+from fieldmark.data.manifest import Manifest, read_samples
 from fieldmark.data.prepare import PreparedData
 from fieldmark.data.scan import scan
 from fieldmark.errors import (
@@ -50,11 +48,14 @@ def source_words(source: Source | None) -> str | None:
     return str(source) if isinstance(source, str | Path) else "pictures"
 
 
-def find_samples(source: Source | None, recipe: Recipe, progress: Progress) -> Manifest:
-    """The labelled pictures of a source (else the recipe's), under the recipe's class names.
+def find_samples(
+    source: Source | None, recipe: Recipe, progress: Progress
+) -> tuple[Manifest, tuple[str, ...]]:
+    """The labelled pictures of a source (else the recipe's) under the recipe's class names, and
+    the names the source itself has for these classes, in the same order.
 
     Raises:
-        SourceError: nothing can be trained on, or a file cannot be used and the recipe is strict.
+        SourceError: the recipe is strict, and a file cannot be used.
     """
     manifest = scan(recipe.source if source is None else source, progress=progress)
     if recipe.data.strict and manifest.left_out:
@@ -64,8 +65,7 @@ def find_samples(source: Source | None, recipe: Recipe, progress: Progress) -> M
             given=first.path,
             fix="mend or remove that file, or drop --strict to leave such files out",
         )
-    names = recipe.data.class_names
-    return manifest.renamed(names) if names else manifest
+    return manifest.renamed(recipe.data.class_names), manifest.class_names
 
 
 def run_name(recipe: Recipe) -> str:
@@ -151,24 +151,31 @@ def build_network(recipe: Recipe, *, num_classes: int, progress: Progress) -> nn
     Raises:
         ModelError: no such network or option.
         CheckpointError: the weights do not fit it.
-        RecipeError: the mode needs weights and none are named.
+        RecipeError: the mode needs weights and none are named, or the other way round.
     """
     assert isinstance(recipe.data.channels, int)
-    model = create_model(
-        recipe.model.name,
-        num_classes=num_classes,
-        in_channels=recipe.data.channels,
-        **recipe.model.options,
-    )
-    if recipe.model.weights != "none":
-        progress.say(load_weights(model, find_model(recipe.model.weights)))
-    elif recipe.mode != "scratch":
+    has_weights = recipe.model.weights != "none"
+    if has_weights and recipe.mode == "scratch":
+        raise RecipeError(
+            "mode scratch starts from random weights, and others are named",
+            given=f"weights = {recipe.model.weights}",
+            fix="leave --mode out to fine-tune them, or leave --weights out",
+        )
+    if not has_weights and recipe.mode != "scratch":
         raise RecipeError(
             f"mode {recipe.mode} starts from trained weights, and none are named",
             given='weights = "none"',
             valid="a run, a model.safetensors, or a .safetensors file with torchvision's keys",
             fix="add --weights, or train with --mode scratch",
         )
+    model = create_model(
+        recipe.model.name,
+        num_classes=num_classes,
+        in_channels=recipe.data.channels,
+        **recipe.model.options,
+    )
+    if has_weights:
+        progress.say(load_weights(model, find_model(recipe.model.weights)))
     return model
 
 
@@ -193,7 +200,13 @@ def make_loaders(
     return train, val
 
 
-def model_info(model: nn.Module, data: PreparedData, recipe: Recipe, row: EpochRow) -> ModelInfo:
+def model_info(
+    model: nn.Module,
+    data: PreparedData,
+    recipe: Recipe,
+    row: EpochRow,
+    source_names: tuple[str, ...],
+) -> ModelInfo:
     """What travels in the model file beside the weights."""
     return ModelInfo(
         architecture=as_network(model).architecture,
@@ -205,6 +218,7 @@ def model_info(model: nn.Module, data: PreparedData, recipe: Recipe, row: EpochR
             "epoch": row.epoch,
             "val_accuracy": row.val_accuracy,
             "num_train": len(data.train),
+            "source_class_names": list(source_names),
         },
     )
 
@@ -227,11 +241,11 @@ def say_left_out(
         progress.say(f"  and {len(left_out) - NUM_NAMED} more")
 
 
-def test_part_of(run: RunDirectory) -> tuple[Manifest, str]:
+def find_test_part(run: RunDirectory) -> tuple[Manifest, str]:
     """The pictures a run kept for its test.
 
     Raises:
-        CheckpointError: the model file is alone, or the run kept none (`val_is_val`).
+        CheckpointError: the model file is alone, or the run kept none.
     """
     if not run.manifest.is_file():
         raise CheckpointError(
@@ -243,7 +257,7 @@ def test_part_of(run: RunDirectory) -> tuple[Manifest, str]:
     samples = tuple(sample for sample in kept if sample.part == "test")
     if not samples:
         raise CheckpointError(
-            "this run kept no test pictures (it was trained with val_is_val)",
+            "this run kept no test pictures (val_is_val, or a test_fraction of 0)",
             given=run.manifest,
             fix="say which pictures: fieldmark evaluate RUN SOURCE",
         )
@@ -261,44 +275,29 @@ def test_part_of(run: RunDirectory) -> tuple[Manifest, str]:
 def samples_of(run: RunDirectory) -> tuple[Sample, ...]:
     """The samples that a run was made of, from its manifest alone.
 
-    The files are not looked at, as `read_manifest` would: those it was trained on may be gone, or
-    on another machine, and that is no reason not to evaluate.
-
     Raises:
         CheckpointError: the manifest is not as the run wrote it.
     """
     try:
-        with run.manifest.open(encoding="utf-8-sig", newline="") as stream:
-            header, *rows = csv.reader(stream)
-        if header != ["path", "label", "split"] or any(len(row) != 3 for row in rows):
-            raise ValueError("a column is missing")
-    except (OSError, ValueError, csv.Error) as error:
+        return read_samples(run.manifest)
+    except SourceError as error:
         raise CheckpointError(
-            f"the run's manifest cannot be read: {error}",
+            f"the run's manifest cannot be read: {error.problem}",
             given=run.manifest,
             valid="the columns path,label,split, as the run wrote them",
             fix="say which pictures: fieldmark evaluate MODEL SOURCE, with the model file "
             "away from that manifest",
         ) from error
-    base = run.manifest.absolute().parent
-    return tuple(
-        Sample(
-            path if is_named_locator(path) else str(base / path),
-            label,
-            part_of_word(part, str(run.manifest)),
-        )
-        for path, label, part in rows
-    )
 
 
 def scan_for(info: ModelInfo, source: Source, progress: Progress) -> Manifest:
-    """A source to evaluate on, its classes renamed if the model's training renamed them."""
+    """A source to evaluate on, its classes renamed as the model's training renamed them."""
     manifest = scan(source, progress=progress)
-    trained_with = info.history.get("recipe", {}).get("data", {}).get("class_names", ())
-    foreign = not set(manifest.class_names) <= set(info.class_names)
-    if foreign and len(trained_with) == len(manifest.class_names):
-        return manifest.renamed(trained_with)
-    return manifest
+    if set(manifest.class_names) <= set(info.class_names):
+        return manifest
+    source_names = info.history.get("source_class_names", info.class_names)
+    new_name = dict(zip(source_names, info.class_names, strict=False))
+    return manifest.renamed([new_name.get(name, name) for name in manifest.class_names])
 
 
 def part_to_evaluate(manifest: Manifest) -> tuple[Manifest, str]:

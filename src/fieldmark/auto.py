@@ -84,6 +84,12 @@ class Facts:
     has_norm: bool
 
 
+# AdamW's decay is decoupled (Loshchilov & Hutter 2019; 0.01 is torch's own default). Adam's and
+# SGD's is added to the gradient: 5e-4 is AlexNet's and VGG's, and Adam without norms learns
+# nothing under 0.01, so it gets none, as in the write-ups.
+WEIGHT_DECAYS: Final[dict[str, float]] = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
+
+
 def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
     """The recipe without "auto", and a sentence for each choice that people may want to change.
 
@@ -117,8 +123,15 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
     if fraction == "auto":
         # The border that a centre crop cuts off matters where pictures are a few pixels wide.
         fraction = 1.0 if size <= SMALL_PICTURE_PX else 0.875
-        if recipe.data.resize == "crop":
+        if recipe.data.resize != "squash":
             said.append(f"crop_fraction {fraction:g}: usual at {size} px")
+
+    mode = recipe.mode
+    if mode == "auto":
+        trained = recipe.model.weights != "none"
+        mode = "finetune" if trained else "scratch"
+        said.append(f"mode {mode}: " + ("weights are named" if trained else "no weights are named"))
+        recipe = replace(recipe, mode=mode)
 
     lr = recipe.optimizer.lr
     if lr == "auto":
@@ -127,13 +140,27 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
 
     augment = settle_augment(recipe.augment, grey=channels == 1, size_px=size)
     if recipe.augment.preset == "auto":
-        kind = "small or grey pictures" if augment.preset == "light" else "photos"
+        kind = "small grey pictures" if augment.preset == "light" else "photos"
         said.append(f"augmentation {augment.preset}: usual for {kind}")
+
+    decay = recipe.optimizer.weight_decay
+    if decay == "auto":
+        decay = WEIGHT_DECAYS[recipe.optimizer.name]
+        said.append(f"weight decay {decay:g}: usual for {recipe.optimizer.name}")
 
     settled = replace(
         recipe,
-        data=replace(recipe.data, size=size, channels=channels, crop_fraction=fraction),
-        optimizer=replace(recipe.optimizer, lr=lr),
+        data=replace(
+            recipe.data,
+            size=size,
+            channels=channels,
+            crop_fraction=fraction,
+            resize="crop" if recipe.data.resize == "auto" else recipe.data.resize,
+            interpolation="bilinear"
+            if recipe.data.interpolation == "auto"
+            else recipe.data.interpolation,
+        ),
+        optimizer=replace(recipe.optimizer, lr=lr, weight_decay=decay),
         augment=augment,
     )
     return settled, said
@@ -143,7 +170,7 @@ def settle_augment(augment: AugmentRecipe, *, grey: bool, size_px: int) -> Augme
     """Fill the words left at "auto" from the preset (itself chosen by the kind of picture)."""
     preset = augment.preset
     if preset == "auto":
-        preset = "light" if grey or size_px <= SMALL_PICTURE_PX else "standard"
+        preset = "light" if grey and size_px <= SMALL_PICTURE_PX else "standard"
     filled = {
         word: value for word, value in PRESETS[preset].items() if getattr(augment, word) == "auto"
     }
@@ -160,7 +187,8 @@ def _input_size(facts: Facts) -> int:
 
 def _learning_rate(recipe: Recipe, facts: Facts) -> float:
     optimizer = "sgd" if recipe.optimizer.name == "sgd" else "adam"
-    situation: str = "frozen" if recipe.mode in ("frozen", "partial") else recipe.mode
+    # What trains in mode partial are trained convolutions, so they move as in fine-tuning.
+    situation: str = "finetune" if recipe.mode == "partial" else recipe.mode
     if situation == "scratch" and not facts.has_norm:
         situation = "scratch, no norms"
     return LEARNING_RATES[optimizer, situation]

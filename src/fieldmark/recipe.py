@@ -48,9 +48,9 @@ class DataRecipe:
 
     size: int | Auto = "auto"  # px, height and width of the input
     channels: Literal["auto", 1, 3] = "auto"  # auto: 1 where every picture is grey, else 3
-    resize: Literal["crop", "squash"] = "crop"  # crop keeps the proportions
+    resize: Literal["auto", "crop", "squash"] = "auto"  # crop keeps the proportions
     crop_fraction: float | Auto = "auto"  # share of the short side the centre crop keeps
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
     mean: tuple[float, ...] | Auto = "auto"  # per channel, 0-1; auto: of the training pictures
     std: tuple[float, ...] | Auto = "auto"
     val_fraction: float = 0.1  # of each class, where the source has no such part
@@ -80,7 +80,7 @@ class OptimizerRecipe:
     momentum: float = 0.9  # sgd only
     nesterov: bool = False  # sgd only
     betas: tuple[float, float] = (0.9, 0.999)  # adam and adamw only
-    weight_decay: float = 0.01  # never on biases and norms
+    weight_decay: float | Auto = "auto"  # never on biases and norms
     clip_norm: float = 0.0  # largest global gradient norm; 0: no clipping
 
 
@@ -89,7 +89,7 @@ class ScheduleRecipe:
     """How the learning rate moves; evaluated at every step."""
 
     name: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
-    warmup_epochs: float = 0.0  # linear rise from 0 before constant, step and cosine
+    warmup_epochs: float = 0.0  # linear rise before constant, step, cosine; one_cycle has its own
     step_epochs: int = 2  # step: epochs between two drops
     gamma: float = 0.92  # step: lr = peak * gamma ** (epoch // step_epochs)
     rise_fraction: float = 0.3  # one_cycle: share of all steps spent rising
@@ -130,7 +130,7 @@ class Recipe:
     """Everything that decides a run."""
 
     source: str = ""  # folder, manifest CSV, IDX folder, or a known name
-    mode: Literal["scratch", "finetune", "frozen", "partial"] = "scratch"
+    mode: Literal["auto", "scratch", "finetune", "frozen", "partial"] = "auto"
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -239,6 +239,18 @@ def check_ranges(recipe: Recipe) -> None:
             given="mode = partial, no training.freeze_through",
             fix="add --set training.freeze_through=layer2 "
             "(`fieldmark summary MODEL` lists the stages)",
+        )
+    if training.freeze_through and recipe.mode != "partial":
+        raise RecipeError(
+            "freeze_through has a meaning in mode partial alone",
+            given=f"mode = {recipe.mode}, training.freeze_through = {training.freeze_through}",
+            fix="add --mode partial, or leave training.freeze_through out",
+        )
+    if schedule.warmup_epochs and schedule.name == "one_cycle":
+        raise RecipeError(
+            "one_cycle has a rise of its own and takes no warm-up",
+            given=f"schedule.warmup_epochs = {schedule.warmup_epochs:g}",
+            fix="set schedule.rise_fraction instead, or take --schedule cosine",
         )
     if optimizer.nesterov and optimizer.momentum == 0:
         raise RecipeError(

@@ -44,14 +44,23 @@ class Runtime:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def place_network(self, model: torch.nn.Module) -> torch.nn.Module:
-        """`model` on the device, its convolutions in channels-last memory.
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How networks and pictures lie in memory: channels last where that is sound and quick.
 
-        That layout is what oneDNN and cuDNN compute in: a training step of the networks here takes
-        0.8 to 1.1 of the time, most often 0.86 (benchmarks/memory_format_2core-cpu_*.md).
+        oneDNN and cuDNN compute in that layout: on a CPU a training step of the networks here
+        takes 0.8 to 1.1 of the time, most often 0.86 (benchmarks/memory_format_2core-cpu_*.md).
+        Not on Apple's GPUs, where batch norm's gradients are wrong in it in some versions of
+        torch (github.com/pytorch/pytorch/issues/175189).
         """
+        if self.device.type in ("cpu", "cuda"):
+            return torch.channels_last
+        return torch.contiguous_format
+
+    def place_network(self, model: torch.nn.Module) -> torch.nn.Module:
+        """`model` on the device, its convolutions in `memory_format`."""
         # torch's stubs know no keyword form of this.
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
 
 def open_runtime(device: str = "auto", precision: str = "auto") -> Runtime:

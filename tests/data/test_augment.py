@@ -7,6 +7,7 @@ import cmath
 import colorsys
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,18 +79,22 @@ def test_boxes_lie_inside_and_keep_the_bounds(
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"),
+    ("size", "scale", "ratio", "box"),
     [
-        # (height, width) -> top, left, height, width: centred, as wide or as high as allowed.
-        ((10, 4000), (0, 1993, 10, 13)),
-        ((4000, 10), (1993, 0, 13, 10)),
+        # (height, width) and the largest (height, width) allowed
+        ((10, 4000), (0.35, 1.0), (0.75, 1.333), (10, 13)),
+        ((4000, 10), (0.35, 1.0), (0.75, 1.333), (13, 10)),
+        ((200, 300), (0.8, 1.0), (0.9, 1.11), (200, 222)),  # the light preset on a 3:2 photo
     ],
 )
-def test_a_picture_too_long_for_any_draw_gives_its_centre(
-    size: tuple[int, int], expected: tuple[int, ...]
+def test_where_no_draw_fits_the_largest_box_goes_anywhere(
+    size: tuple[int, int], scale: Any, ratio: Any, box: tuple[int, int]
 ) -> None:
-    boxes = draw_crops(torch.tensor([size] * 5), (0.35, 1.0), (0.75, 1.333), seeded())
-    assert boxes.tolist() == [list(expected)] * 5
+    boxes = draw_crops(torch.tensor([size] * 2000), scale, ratio, seeded())
+    assert {tuple(b[2:]) for b in boxes.tolist()} == {box}
+    for corner, free in ((boxes[:, 0], size[0] - box[0]), (boxes[:, 1], size[1] - box[1])):
+        assert corner.min() <= 0.01 * free
+        assert corner.max() >= 0.99 * free
 
 
 def test_the_whole_of_a_square_is_the_largest_crop() -> None:

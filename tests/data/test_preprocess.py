@@ -82,6 +82,17 @@ def test_squash_shows_the_whole_picture(tmp_path: Path) -> None:
     assert (cropped == [0, 255, 0]).all()
 
 
+def test_squashed_training_pictures_keep_the_proportions_of_evaluation(tmp_path: Path) -> None:
+    """Crops cut from an unsquashed picture would show the network other shapes than the test."""
+    path = save(Image.radial_gradient("L").resize((120, 48)).convert("RGB"), tmp_path / "wide.png")
+    preprocess = replace(RGB, size=32, resize="squash")
+    stored = load_for_crops(path, preprocess)
+    assert stored.shape == (48, 48, 3)
+    exact = load_exact(path, preprocess)
+    again = np.asarray(Image.fromarray(stored).resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.abs(again.astype(int) - exact).mean() < 2
+
+
 @pytest.mark.parametrize("resize", ["crop", "squash"])
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 5000), (5000, 1), (3, 4000)])
 def test_odd_shapes_cost_no_memory(tmp_path: Path, width: int, height: int, resize: str) -> None:
@@ -93,8 +104,9 @@ def test_odd_shapes_cost_no_memory(tmp_path: Path, width: int, height: int, resi
     tracemalloc.stop()
     assert exact.shape == (224, 224, 3)
     assert (exact == [10, 200, 90]).all()
-    assert stored.shape[0] <= height
-    assert stored.shape[1] <= width
+    if resize == "crop":  # nothing is scaled up; a squashed picture is a square, as in evaluation
+        assert stored.shape[0] <= height
+        assert stored.shape[1] <= width
     assert max(stored.shape[:2]) <= MAX_ASPECT * min(stored.shape[:2])
     assert peak_bytes < 2_000_000
 

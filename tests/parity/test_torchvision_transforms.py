@@ -74,7 +74,8 @@ def test_a_long_picture_is_cropped_where_torchvision_crops_it(
     p = preprocess(data.draw(st.sampled_from((16, 64))), crop_fraction)
     picture = noise(width, height)
     difference = np.asarray(fit_to_input(picture, p)).astype(int) - torchvision_pixels(picture, p)
-    assert np.abs(difference).max() <= 1  # one grey level, from rounding
+    assert np.abs(difference).max() <= 2  # rows and columns are each rounded once
+    assert np.abs(difference).mean() <= 0.5
 
 
 @pytest.mark.parametrize(("width", "height"), [(97, 41), (41, 97), (1, 1), (64, 64), (301, 200)])

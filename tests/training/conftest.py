@@ -76,6 +76,7 @@ def tiny_recipe(**settings: Any) -> Recipe:
     plain = {
         "optimizer.name": "sgd",
         "optimizer.lr": 0.05,
+        "optimizer.weight_decay": 0.01,
         "schedule.name": "constant",
         "training.epochs": 3,
         "training.batch_size": 8,

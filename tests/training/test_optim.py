@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch import nn
 from fieldmark.models.registry import create_model
 from fieldmark.recipe import OptimizerRecipe, TrainingRecipe
 from fieldmark.training.optim import build_loss, build_optimizer
+
+PLAIN = OptimizerRecipe("adamw", weight_decay=0.01)
 
 
 def meta_model(name: str) -> nn.Module:
@@ -50,7 +53,7 @@ def test_every_parameter_that_trains_is_in_one_group_and_no_frozen_one_in_any() 
     model = meta_model("resnet18")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(("layer4", "fc")))
-    optimizer = build_optimizer(model.parameters(), OptimizerRecipe(), lr=0.1)
+    optimizer = build_optimizer(model.parameters(), PLAIN, lr=0.1)
     seen = list(itertools.chain.from_iterable(names_by_decay(model, optimizer).values()))
     trained = [n for n, parameter in model.named_parameters() if parameter.requires_grad]
     assert sorted(seen) == sorted(trained)  # as lists: a name twice would show
@@ -58,18 +61,18 @@ def test_every_parameter_that_trains_is_in_one_group_and_no_frozen_one_in_any() 
 
 
 def test_a_network_without_one_kind_of_parameter_has_one_group() -> None:
-    optimizer = build_optimizer(nn.Linear(3, 2, bias=False).parameters(), OptimizerRecipe(), 0.1)
+    optimizer = build_optimizer(nn.Linear(3, 2, bias=False).parameters(), PLAIN, 0.1)
     assert [len(group["params"]) for group in optimizer.param_groups] == [1]
 
 
 def test_the_recipes_words_reach_the_optimizer() -> None:
     parameters = list(nn.Linear(3, 2).parameters())
-    sgd = build_optimizer(parameters, OptimizerRecipe("sgd", momentum=0.8, nesterov=True), 0.4)
+    sgd = build_optimizer(parameters, replace(PLAIN, name="sgd", momentum=0.8, nesterov=True), 0.4)
     assert isinstance(sgd, torch.optim.SGD)
     for group in sgd.param_groups:
         assert (group["lr"], group["momentum"], group["nesterov"]) == (0.4, 0.8, True)
-    adam = build_optimizer(parameters, OptimizerRecipe("adam", betas=(0.8, 0.95)), 0.002)
-    adamw = build_optimizer(parameters, OptimizerRecipe("adamw", betas=(0.7, 0.9)), 0.003)
+    adam = build_optimizer(parameters, replace(PLAIN, name="adam", betas=(0.8, 0.95)), 0.002)
+    adamw = build_optimizer(parameters, replace(PLAIN, betas=(0.7, 0.9)), 0.003)
     # torch's AdamW is itself an Adam, with its decay apart from the gradient.
     assert [adam.param_groups[0]["decoupled_weight_decay"], type(adam)] == [False, torch.optim.Adam]
     assert [adamw.param_groups[0]["decoupled_weight_decay"], type(adamw)] == [

@@ -96,10 +96,12 @@ def draw_crops(
     """Random boxes inside pictures: (b, 2) heights and widths to (b, 4) top, left, height, width.
 
     Area is uniform in `scale`, log(width / height) uniform in log(`ratio`). Of ten draws a
-    picture takes the first that fits; if none does, the largest centred box of allowed ratio.
+    picture takes the first that fits; if none does, the largest box of allowed ratio. Either lies
+    at a random place, so that no part of a long picture goes unseen.
     """
     num, tries = len(sizes_b2), 10
-    uniform = torch.rand(4, num, tries, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(2, num, tries, generator=generator, dtype=torch.float64)
+    place_b2 = torch.rand(num, 2, generator=generator, dtype=torch.float64)
     picture_h, picture_w = sizes_b2.double().T.unsqueeze(-1)  # each (b, 1)
     area = picture_h * picture_w * (scale[0] + (scale[1] - scale[0]) * uniform[0])
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
@@ -109,18 +111,20 @@ def draw_crops(
     fits = (width <= picture_w) & (height <= picture_h)
     first = fits.int().argmax(dim=1, keepdim=True)  # 0 where none fits; replaced below
 
-    height, width = height.gather(1, first), width.gather(1, first)
-    top = (uniform[2].gather(1, first) * (picture_h - height + 1)).floor()
-    left = (uniform[3].gather(1, first) * (picture_w - width + 1)).floor()
-    drawn_b4 = torch.cat((top, left, height, width), dim=1)
+    allowed = (picture_w / picture_h).clamp(ratio[0], ratio[1])
+    largest_h = torch.minimum(picture_h, picture_w / allowed).round().clamp(min=1)
+    largest_w = torch.minimum(picture_w, picture_h * allowed).round().clamp(min=1)
 
-    whole = (picture_w / picture_h).clamp(ratio[0], ratio[1])
-    height = torch.minimum(picture_h, picture_w / whole).round().clamp(min=1)
-    width = torch.minimum(picture_w, picture_h * whole).round().clamp(min=1)
-    top, left = ((picture_h - height) / 2).floor(), ((picture_w - width) / 2).floor()
-    centred_b4 = torch.cat((top, left, height, width), dim=1)
-
-    return torch.where(fits.any(dim=1, keepdim=True), drawn_b4, centred_b4).long()
+    some_fit = fits.any(dim=1, keepdim=True)
+    size_b2 = torch.cat(
+        (
+            torch.where(some_fit, height.gather(1, first), largest_h),
+            torch.where(some_fit, width.gather(1, first), largest_w),
+        ),
+        dim=1,
+    )
+    corner_b2 = (place_b2 * (sizes_b2 - size_b2 + 1)).floor()
+    return torch.cat((corner_b2, size_b2), dim=1).long()
 
 
 def flip(

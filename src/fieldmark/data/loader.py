@@ -109,7 +109,7 @@ class TrainLoader:
         else:
             images_bchw = to_batch(pictures)
         images_bchw = augment_batch(self.runtime.place(images_bchw), self.augment, generator)
-        images_bchw = _ready(images_bchw, self.preprocess)
+        images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
         return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
 
 
@@ -147,7 +147,8 @@ class EvalLoader:
         indices_b, pictures = _read(self.store, torch.arange(start, stop))
         if not pictures:
             return None
-        images_bchw = _ready(self.runtime.place(to_batch(pictures)), self.preprocess)
+        images_bchw = self.runtime.place(to_batch(pictures))
+        images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
         return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
 
 
@@ -160,9 +161,9 @@ def batch_generator(seed: int, *place: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def _ready(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """Normalised, in the memory layout of the network (see `Runtime.place_network`)."""
-    return normalize(images_bchw, preprocess).contiguous(memory_format=torch.channels_last)
+def _ready(images_bchw: torch.Tensor, preprocess: Preprocess, runtime: Runtime) -> torch.Tensor:
+    """Normalised, lying in memory as the network does."""
+    return normalize(images_bchw, preprocess).contiguous(memory_format=runtime.memory_format)
 
 
 def _read(store: PixelStore, indices_b: torch.Tensor) -> tuple[torch.Tensor, list[np.ndarray]]:

@@ -131,6 +131,8 @@ def draft_preprocess(recipe: Recipe) -> Preprocess:
     assert isinstance(data.size, int)
     assert isinstance(data.channels, int)
     assert isinstance(data.crop_fraction, float)
+    assert data.resize != "auto"
+    assert data.interpolation != "auto"
     for word, values in (("mean", data.mean), ("std", data.std)):
         if values != "auto" and len(values) != data.channels:
             raise RecipeError(

@@ -52,7 +52,9 @@ def load_exact(path: str, preprocess: Preprocess) -> Pixels:
 
 
 def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
-    """The whole picture, scaled so that random crops can be cut from it; never scaled up.
+    """The whole picture, scaled so that random crops can be cut from it.
+
+    Never scaled up, but with "squash": then all of it is a square, as in evaluation.
 
     Returns:
         (h, w, c) uint8 with `min(h, w) <= round(STORE_MARGIN * size)`.
@@ -63,6 +65,9 @@ def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
     short_px = round(preprocess.size * STORE_MARGIN)
     picture = open_picture(path, preprocess.channels, round(short_px * DECODE_MARGIN))
     width, height = picture.size
+    if preprocess.resize == "squash":
+        side = min(short_px, max(width, height))
+        return _pixels(picture.resize((side, side), FILTERS[preprocess.interpolation]))
     shown = (min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width))
     left, top = (width - shown[0]) / 2, (height - shown[1]) / 2
     shrink = min(1.0, short_px / min(shown))

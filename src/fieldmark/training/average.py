@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -18,12 +19,14 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
     if decay == 0:
         return None
 
+    steps = itertools.count()
+
     def blend(
         averaged: Sequence[torch.Tensor],
         current: Sequence[torch.Tensor],
-        num_averaged: torch.Tensor | int,
+        num_averaged: torch.Tensor | int,  # not looked at: that would make a GPU wait
     ) -> None:
-        t = int(num_averaged)  # once a step, not once a parameter: a GPU waits for it
+        t = next(steps) + 1
         share = 1 - min(decay, (1 + t) / (10 + t))
         for old, new in zip(averaged, current, strict=True):
             old.lerp_(new, share)

@@ -60,9 +60,7 @@ def fit(
     assert not isinstance(peak_lr, str), "the recipe was not settled"
 
     network = as_network(model)
-    frozen = frozen_stages(network, recipe)
-    freeze(network, frozen)
-    check_batch_size(model, training.batch_size)
+    frozen = freeze_for(model, recipe)
     optimizer = build_optimizer(model.parameters(), recipe.optimizer, peak_lr)
     counts_k = torch.bincount(train.labels_n, minlength=network.num_classes)
     criterion = build_loss(training, counts_k).to(runtime.device)
@@ -106,9 +104,8 @@ def fit(
                 meter.add(loss, logits_bk, batch.labels_b, lr)
                 step += 1
                 if step % check_every == 0:
-                    meter.check_finite(step, result.best)
-                    task.advance(check_every, f"loss {meter.last_loss:.3f}")
-        meter.check_finite(step, result.best)
+                    task.advance(meter.check_finite(step, result.best), meter.note)
+            task.advance(meter.check_finite(step, result.best), meter.note)
 
         # Validate the weights that would be saved, on pictures that are never augmented.
         validated = average.module if average is not None else model
@@ -144,6 +141,19 @@ def fit(
             result.stopped = f"no better validation in {waited} epochs"
             break
     return result
+
+
+def freeze_for(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
+    """Freeze what the recipe's mode freezes; returns those stages.
+
+    Raises:
+        RecipeError: no such stage, or batches of one where batch norm learns.
+    """
+    network = as_network(model)
+    stages = frozen_stages(network, recipe)
+    freeze(network, stages)
+    check_batch_size(model, recipe.training.batch_size)
+    return stages
 
 
 def check_batch_size(model: nn.Module, batch_size: int) -> None:

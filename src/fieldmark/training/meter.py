@@ -31,10 +31,14 @@ class Meter:
         self.recent.append(loss)
         self.recent_lrs.append(lr)
 
-    def check_finite(self, step: int, best: EpochRow | None) -> None:
-        """Look at the losses since the last look; raise TrainingError at the first bad one."""
+    def check_finite(self, step: int, best: EpochRow | None) -> int:
+        """Look at the losses since the last look; returns how many there were.
+
+        Raises:
+            TrainingError: one is not finite.
+        """
         if not self.recent:
-            return
+            return 0
         losses, lrs = torch.stack(self.recent).tolist(), list(self.recent_lrs)
         self.recent.clear()
         self.recent_lrs.clear()
@@ -43,6 +47,12 @@ class Meter:
         for at, (loss, lr) in enumerate(zip(losses, lrs, strict=True), start=first):
             if not math.isfinite(loss):
                 raise not_finite("loss", loss, at, lr, best)
+        return len(losses)
+
+    @property
+    def note(self) -> str:
+        """What stands beside the bar."""
+        return f"loss {self.last_loss:.3f}"
 
     @property
     def mean_loss(self) -> float:

@@ -317,6 +317,79 @@ def test_a_loss_of_nan_stops_and_the_last_good_model_can_be_used(
     assert kept.info.history["epoch"] in (1, 2)
 
 
+FULL = {
+    "on a GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "on a CPU": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+        "memory: you tried to allocate 102760448 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "on Apple's GPU": RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB)"),
+    "in Python": MemoryError("Unable to allocate 931. GiB for an array"),
+}
+OF_THIS_SIZE = r"(?s)not enough memory.*batch_size 8, pictures of 32 x 32 px.*lower --batch-size"
+
+
+@pytest.fixture
+def fill_memory(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`fill_memory(error, after=3)`: the fourth forward pass from now on raises `error`."""
+
+    def fill(error: Exception, after: int = 0) -> None:
+        forward, passes = ResNet.forward, []
+
+        def full(network: ResNet, images_bchw: torch.Tensor) -> torch.Tensor:
+            passes.append(1)
+            if len(passes) > after:
+                raise error
+            return forward(network, images_bchw)
+
+        monkeypatch.setattr(ResNet, "forward", full)
+
+    return fill
+
+
+@pytest.mark.parametrize("device", FULL)
+def test_full_memory_in_the_first_epoch_is_said_with_the_way_out(
+    photos: Path, tmp_path: Path, fill_memory: Any, device: str
+) -> None:
+    fill_memory(FULL[device])
+    listener = Listener()
+    with pytest.raises(TrainingError, match=OF_THIS_SIZE):
+        train(photos, tmp_path / "run", progress=listener)
+    assert listener.lines[-1] == f"no epoch was finished: {tmp_path / 'run'} holds no model"
+    with pytest.raises(CheckpointError, match="holds no model: no epoch was finished"):
+        fm.load(tmp_path / "run", "cpu")
+
+
+def test_full_memory_later_leaves_what_was_kept(
+    photos: Path, tmp_path: Path, fill_memory: Any
+) -> None:
+    fill_memory(FULL["on a GPU"], after=4)  # 2 steps and a validation an epoch
+    listener = Listener()
+    with pytest.raises(TrainingError, match=OF_THIS_SIZE):
+        train(photos, tmp_path / "run", epochs=3, progress=listener)
+    assert "the best model so far is kept in" in listener.lines[-1]
+    assert fm.load(tmp_path / "run", "cpu").info.history["epoch"] == 1
+
+
+def test_full_memory_is_said_in_evaluation_and_prediction(
+    earlier: Path, tmp_path: Path, fill_memory: Any
+) -> None:
+    picture = next(earlier.parent.glob("photos/*/*.png"))
+    fill_memory(FULL["on a CPU"])
+    with pytest.raises(TrainingError, match=OF_THIS_SIZE):
+        fm.evaluate(earlier, out=tmp_path / "e", batch_size=8, device="cpu", progress=Silent())
+    with pytest.raises(TrainingError, match="not enough memory"):
+        fm.load(earlier, "cpu").predict(picture)
+
+
+def test_other_errors_of_torch_are_not_taken_for_full_memory(
+    photos: Path, tmp_path: Path, fill_memory: Any
+) -> None:
+    fill_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        train(photos, tmp_path / "run")
+
+
 def test_finished_work_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
     run = train(photos, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in run.path.iterdir()}

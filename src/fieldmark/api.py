@@ -50,7 +50,12 @@ from fieldmark.report import (
     write_training_sheet,
 )
 from fieldmark.rundir import RunDirectory, find_model, new_evaluation, new_run
-from fieldmark.runtime import describe_machine, open_runtime, seed_everything
+from fieldmark.runtime import (
+    describe_machine,
+    open_runtime,
+    seed_everything,
+    translate_out_of_memory,
+)
 from fieldmark.training.history import EpochRow, rank
 from fieldmark.training.loop import fit, freeze_for
 
@@ -159,8 +164,11 @@ def train(
             save_model(run.model, weights, model_info(model, data, recipe, row, source_names))
 
     try:
-        result = fit(model, train_loader, val_loader, recipe, runtime, progress, keep)
+        with translate_out_of_memory(recipe.training.batch_size, data.preprocess.size):
+            result = fit(model, train_loader, val_loader, recipe, runtime, progress, keep)
     except (KeyboardInterrupt, FieldmarkError):
+        if not history:
+            progress.say(f"no epoch was finished: {run.path} holds no model")
         if run.model.is_file():  # else no epoch was finished, or there was no room for it
             write_curves(run, history, max(history, key=rank))
             progress.say(f"the best model so far is kept in {run.model}")

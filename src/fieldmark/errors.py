@@ -65,7 +65,7 @@ class OutputError(FieldmarkError):
 
 
 class TrainingError(FieldmarkError):
-    """Training cannot go on, for example because the loss is no longer finite."""
+    """The network cannot go on: the loss is no longer finite, or the memory is full."""
 
 
 def closest(word: str, valid: Iterable[str]) -> str | None:

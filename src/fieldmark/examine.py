@@ -17,7 +17,7 @@ from fieldmark.data.store import PixelStore
 from fieldmark.evaluation.metrics import Metrics, evaluate_logits, softmax
 from fieldmark.inference import run_inference
 from fieldmark.progress import Progress
-from fieldmark.runtime import Runtime
+from fieldmark.runtime import Runtime, translate_out_of_memory
 from fieldmark.types import Preprocess, Sample
 
 
@@ -50,10 +50,15 @@ def evaluate_store(
     batch_size: int,
     title: str,
 ) -> Evaluated:
-    """Evaluate `model` (on the runtime's device) on every picture of a store."""
+    """Evaluate `model` (on the runtime's device) on every picture of a store.
+
+    Raises:
+        TrainingError: there is not enough memory for such batches.
+    """
     labels = labels_of(store, class_names)
     loader = EvalLoader(store, labels, preprocess, runtime, batch_size=batch_size)
-    with progress.task(title, total=len(store)) as task:
+    memory = translate_out_of_memory(batch_size, preprocess.size)
+    with memory, progress.task(title, total=len(store)) as task:
         outputs = run_inference(model, loader, runtime, task)
     logits_nk = outputs.logits_nk.numpy()
     indices_n = tuple(outputs.indices_n.tolist())

@@ -23,7 +23,7 @@ from fieldmark.evaluation.metrics import softmax
 from fieldmark.inference import run_inference
 from fieldmark.progress import Progress, Silent
 from fieldmark.rundir import find_model
-from fieldmark.runtime import Runtime, open_runtime
+from fieldmark.runtime import Runtime, open_runtime, translate_out_of_memory
 from fieldmark.types import Prediction, Sample
 
 CHUNK: Final = 256  # pictures decoded at a time: bounds memory, however many there are
@@ -98,7 +98,8 @@ class Predictor:
         loader = EvalLoader(
             store, unknown, self.info.preprocess, self.runtime, batch_size=batch_size
         )
-        outputs = run_inference(self.model, loader, self.runtime)
+        with translate_out_of_memory(batch_size, self.info.preprocess.size):
+            outputs = run_inference(self.model, loader, self.runtime)
         if not len(store):
             return [done[path] for path in paths]
         probabilities_nk = softmax(outputs.logits_nk.numpy())

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import random
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from fieldmark.errors import RecipeError
+from fieldmark.errors import RecipeError, TrainingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,31 @@ def _choose_device(name: str) -> torch.device:
             fix="drop --device to have one chosen",
         )
     return torch.device(name)
+
+
+# How torch says that memory is full where it raises no OutOfMemoryError: on CPUs, on Apple's GPUs,
+# and where CUDA's own libraries ask for it.
+_MEMORY_IS_FULL = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+
+
+@contextmanager
+def translate_out_of_memory(batch_size: int, size_px: int) -> Iterator[None]:
+    """Around whatever computes with a network: full memory is said with the way out.
+
+    Raises:
+        TrainingError: there was not enough memory, on the device or beside it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        by_type = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not by_type and not any(words in str(error) for words in _MEMORY_IS_FULL):
+            raise
+        raise TrainingError(
+            "there is not enough memory for batches of this size",
+            given=f"batch_size {batch_size}, pictures of {size_px} x {size_px} px",
+            fix="lower --batch-size; a training may also take a smaller --size or network",
+        ) from error
 
 
 def seed_everything(seed: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fieldmark.data.candidates import counted, merge_duplicates
-from fieldmark.data.manifest import Manifest, read_manifest, write_manifest
+from fieldmark.data.manifest import Manifest, read_manifest, read_samples, write_manifest
 from fieldmark.errors import OutputError, SourceError
 from fieldmark.types import LeftOut, Sample
 
@@ -133,6 +133,26 @@ def test_round_trip(tmp_path: Path) -> None:
     write_manifest(manifest, path)
     assert path.read_text(encoding="utf-8").startswith("path,label,split\n")
     assert read_manifest(path) == manifest
+
+
+def test_what_was_written_is_read_to_the_letter_without_looking_at_files(tmp_path: Path) -> None:
+    """A folder's name may end in a space; the model knows the class so, and no other."""
+    samples = (
+        Sample(str(tmp_path / "gone.png"), "ants ", "train"),
+        Sample(str(tmp_path / " b.png"), "bees", "test"),
+        Sample("digits#3", "bees", "test"),
+    )
+    path = tmp_path / "manifest.csv"
+    write_manifest(manifest_of(*samples, class_names=("ants ", "bees")), path)
+    assert read_samples(path) == samples
+    for text, told in (
+        ("path,label\na.png,ant\n", "a column is missing"),
+        ("path,label,split\na.png,ant,train\nb.png,ant\n", "line 3 has not as many values"),
+        ("path,label,split\n", "nothing below it"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SourceError, match=told):
+            read_samples(path)
 
 
 def test_a_class_that_train_lacks(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class Manifest:
         return replace(self, samples=samples, class_names=names)
 
 
-def assemble(
+def build_manifest(
     candidates: Sequence[Sample],
     *,
     given: str,
@@ -230,14 +230,13 @@ def read_manifest(path: str | Path, *, progress: Progress = SILENT) -> Manifest:
             left_out.append(LeftOut(name or path.name, f"line {line}: no {missing}"))
             continue
         word = row[where["split"]].strip() if "split" in where else ""
-        full = name if is_named_locator(name) else str(base / name)
-        samples.append(Sample(full, label, part_of_word(word, f"{path}, line {line}")))
+        samples.append(_sample_of(name, label, word, base, f"{path}, line {line}"))
     check_all_or_no_parts(samples, str(path))
     kept, duplicates, notes = merge_duplicates(samples)
     unused = [name for name in header if name not in _COLUMNS]
     if unused:
         notes.append(f"Columns not used: {', '.join(name or '(no name)' for name in unused)}.")
-    manifest = _assemble_rows(kept, path, base, [*left_out, *duplicates], notes, progress)
+    manifest = _build_from_rows(kept, path, base, [*left_out, *duplicates], notes, progress)
     missing_files = sum(item.reason == NO_SUCH_FILE for item in manifest.left_out)
     if missing_files:
         note = f"{counted(missing_files, 'row')} left out: no such file (paths relative to {base})."
@@ -245,7 +244,38 @@ def read_manifest(path: str | Path, *, progress: Progress = SILENT) -> Manifest:
     return manifest
 
 
-def _assemble_rows(
+def read_samples(path: str | Path) -> tuple[Sample, ...]:
+    """The samples that `write_manifest` wrote, to the letter.
+
+    The files are not looked at, as `read_manifest` would: those a run was trained on may be gone,
+    or on another machine, and that is no reason not to evaluate.
+
+    Raises:
+        SourceError: the file is not as it was written.
+    """
+    path = Path(path)
+    base = path.absolute().parent
+    header, rows = _read_rows(path)
+    odd = [line for line, row in rows if len(row) != len(header)]
+    if tuple(header) != _COLUMNS or odd:
+        raise SourceError(
+            f"line {odd[0]} has not as many values as the header" if odd else "a column is missing",
+            given=path,
+            valid=",".join(_COLUMNS),
+            fix="get the file anew",
+        )
+    return tuple(
+        _sample_of(name, label, word, base, f"{path}, line {line}")
+        for line, (name, label, word) in rows
+    )
+
+
+def _sample_of(name: str, label: str, word: str, base: Path, where: str) -> Sample:
+    full = name if is_named_locator(name) else str(base / name)
+    return Sample(full, label, part_of_word(word, where))
+
+
+def _build_from_rows(
     kept: Sequence[Sample],
     path: Path,
     base: Path,
@@ -254,7 +284,9 @@ def _assemble_rows(
     progress: Progress,
 ) -> Manifest:
     try:
-        return assemble(kept, given=str(path), left_out=left_out, notes=notes, progress=progress)
+        return build_manifest(
+            kept, given=str(path), left_out=left_out, notes=notes, progress=progress
+        )
     except SourceError:
         # Nothing found at all is nearly always a table that was moved away from its pictures.
         found = probe_pictures([sample.path for sample in kept], SILENT)

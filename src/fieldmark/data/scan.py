@@ -22,7 +22,7 @@ from fieldmark.data.candidates import (
     part_of_word,
 )
 from fieldmark.data.idx import find_idx_pairs, read_idx_folder
-from fieldmark.data.manifest import SILENT, Manifest, assemble, read_manifest
+from fieldmark.data.manifest import SILENT, Manifest, build_manifest, read_manifest
 from fieldmark.data.named import NAMED_SOURCES, load_named
 from fieldmark.errors import SourceError, closest
 from fieldmark.progress import Progress
@@ -111,7 +111,9 @@ def _scan_rows(rows: Iterable[object], progress: Progress) -> Manifest:
     check_labels((sample.path, sample.label) for sample in samples)
     check_all_or_no_parts(samples, "the list")
     kept, duplicates, notes = merge_duplicates(samples)
-    return assemble(kept, given="the list", left_out=duplicates, notes=notes, progress=progress)
+    return build_manifest(
+        kept, given="the list", left_out=duplicates, notes=notes, progress=progress
+    )
 
 
 def _sample_of_row(i: int, row: object) -> Sample:
@@ -161,7 +163,7 @@ def _scan_folder(root: Path, progress: Progress) -> Manifest:
         found.notes.append(f"Not looked at, lying outside the class folders: {_some(files)}.")
     # One file may be reached through several links, and must not land in two parts.
     kept, duplicates, notes = merge_duplicates(found.samples)
-    return assemble(
+    return build_manifest(
         kept,
         given=str(root),
         class_names=found.class_names,

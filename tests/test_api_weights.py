@@ -1,0 +1,94 @@
+"""Trainings that start from a model's weights, and evaluations under the source's own names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fieldmark as fm
+from fieldmark import report
+from fieldmark.api import Run
+from fieldmark.auto import LEARNING_RATES
+from fieldmark.errors import RecipeError, SourceError
+from fieldmark.progress import Silent
+from fieldmark.runtime import Runtime
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of the time of so small a run, and are tested elsewhere."""
+    for name in ("draw_contact_sheet", "draw_confusion", "draw_curves"):
+        monkeypatch.setattr(report, name, lambda *args, **words: None)
+
+
+def train(source: Any, out: Path, **words: Any) -> Run:
+    quick = {"model": "resnet10", "size": 32, "epochs": 1, "batch_size": 8, "device": "cpu"}
+    return fm.train(source, out=out, **{"progress": Silent(), **quick, **words})
+
+
+@pytest.fixture
+def three(tmp_path: Path, make_pictures: Any) -> Path:
+    folder: Path = make_pictures(tmp_path / "three", {"ant": 10, "bee": 10, "wasp": 10}, size=32)
+    return folder
+
+
+def test_weights_alone_mean_fine_tuning_with_their_preprocess(three: Path, tmp_path: Path) -> None:
+    words = {"data.resize": "squash", "data.interpolation": "bicubic"}
+    first = train(three, tmp_path / "first", settings=words)
+    assert (first.recipe.mode, first.recipe.optimizer.lr) == ("scratch", 1e-3)
+    second = train(three, tmp_path / "second", weights=str(first.path))
+    assert second.recipe.mode == "finetune"
+    assert second.recipe.optimizer.lr == LEARNING_RATES["adam", "finetune"]
+    assert second.load("cpu").info.preprocess == first.load("cpu").info.preprocess
+    assert (second.recipe.data.resize, second.recipe.data.interpolation) == ("squash", "bicubic")
+
+
+def test_weights_and_scratch_contradict_each_other(three: Path, tmp_path: Path) -> None:
+    first = train(three, tmp_path / "first")
+    with pytest.raises(RecipeError, match="starts from random weights, and others are named"):
+        train(three, tmp_path / "second", weights=str(first.path), mode="scratch")
+    assert not (tmp_path / "second").exists()
+
+
+def test_what_a_network_refuses_leaves_the_directory_free(three: Path, tmp_path: Path) -> None:
+    first = train(three, tmp_path / "first")
+    with pytest.raises(RecipeError, match="batch norm cannot learn"):
+        train(three, tmp_path / "run", batch_size=1)
+    with pytest.raises(RecipeError, match="to freeze through"):
+        train(
+            three,
+            tmp_path / "run",
+            weights=str(first.path),
+            mode="partial",
+            settings={"training.freeze_through": "layer9"},
+        )
+    train(three, tmp_path / "run")  # the same directory, with the words put right
+
+
+def test_evaluation_renames_classes_by_name_never_by_place(three: Path, tmp_path: Path) -> None:
+    run = train(three, tmp_path / "run", settings={"data.class_names": ["A", "B", "C"]})
+    assert fm.evaluate(run.path, three, progress=Silent()).metrics.accuracy.n == 30
+
+    two = tmp_path / "two"
+    shutil.copytree(three, two)
+    shutil.rmtree(two / "ant")
+    metrics = fm.evaluate(run.path, two, progress=Silent()).metrics
+    assert {c.name: c.num_true for c in metrics.per_class} == {"A": 0, "B": 10, "C": 10}
+
+    foreign = tmp_path / "foreign"
+    shutil.copytree(three, foreign)
+    (foreign / "wasp").rename(foreign / "hornet")
+    with pytest.raises(SourceError, match="classes that the model does not know") as caught:
+        fm.evaluate(run.path, foreign, progress=Silent())
+    assert "'hornet'" in str(caught.value)
+
+
+def test_networks_lie_channels_last_where_that_is_sound() -> None:
+    """On Apple's GPUs the gradients of batch norm are wrong in that layout in some versions."""
+    assert Runtime(torch.device("cpu")).memory_format is torch.channels_last
+    assert Runtime(torch.device("cuda")).memory_format is torch.channels_last
+    assert Runtime(torch.device("mps")).memory_format is torch.contiguous_format

@@ -6,6 +6,7 @@ Damaged and odd pictures are in test_cli_odd_pictures.py, signals in test_cli_en
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -210,7 +211,8 @@ def test_idx_whose_gzip_is_cut(refused: Any) -> None:
         ("--set trainin.epochs=3", "did you mean training?"),
         ("--set label_smoothing=0.1", "did you mean training.label_smoothing?"),
         ("--set model.options.conv_biass=true", "did you mean 'conv_bias'?"),
-        ("--set training.epochs=many", "a whole number"),
+        ("--set model.options.num_classes=3", "unknown option of resnet10"),
+        ("--set training.epochs=many", "training.epochs must be a whole number"),
         ("--set epochs", "section.field=value"),
         ("--epochs 0", "1 to"),
         ("--lr nan", "optimizer.lr is out of range"),
@@ -218,7 +220,7 @@ def test_idx_whose_gzip_is_cut(refused: Any) -> None:
         ("--size 0", "data.size is out of range"),
         ("--optimizer adm", "did you mean adam?"),
         ("--schedule cosin", "did you mean cosine?"),
-        ("--augment heavy", "none, light, standard"),
+        ("--augment heavy", "auto, none, light or standard"),
         ("--mode frozn", "did you mean frozen?"),
         ("--mode frozen", "add --weights"),
         ("--mode partial", "training.freeze_through"),
@@ -247,6 +249,10 @@ def test_words_that_mean_nothing(refused: Any, photos: Path, words: str, told: s
     [
         ("summary resnet81", "did you mean 'resnet18'?"),
         ("summary mobilenet", "alexnet, alexnet_half, vgg11"),
+        (
+            "summary resnet18 --set model.options.in_channels=1",
+            "unknown option of resnet18",
+        ),
         ("summary gone/run", "no such run or model file"),
         ("summary alexnet --size 32", "use --size 63 or more"),
         ("summary resnet18 --size 0", "data.size is out of range"),
@@ -267,6 +273,16 @@ def test_pattern_that_matches_nothing(verb: Verb, tiny_run: fieldmark.Run) -> No
     assert done.code == 2
     assert "gone*.jpg" in done.err
     assert done.out == ""
+
+
+def test_pattern_that_matches_nothing_beside_a_picture(verb: Verb, tiny_run: fieldmark.Run) -> None:
+    picture = next((tiny_run.path.parent / "photos").glob("*/*.png"))
+    done = verb("predict", tiny_run.path, "gone*.jpg", picture, "--format", "json")
+    assert done.code == 1
+    bad, good = json.loads(done.out)
+    assert bad == {"path": "gone*.jpg", "error": "no picture is found there"}
+    assert good["path"] == str(picture)
+    assert good["top"]
 
 
 def test_pictures_of_a_class_the_model_does_not_know(

@@ -60,14 +60,14 @@ def test_check_choice_lists_the_valid_words_and_suggests_the_nearest() -> None:
     with pytest.raises(ModelError) as caught:
         check_choice("optimizer", "adamv", ["sgd", "adam", "adamw"], error=ModelError)
     text = str(caught.value)
-    assert text.startswith("no such optimizer")
+    assert text.startswith("unknown optimizer")
     assert "given:  'adamv'" in text
     assert "valid:  sgd, adam, adamw" in text
     assert "did you mean 'adam'" in text  # adam or adamw, both one letter away
 
 
 def test_check_choice_without_a_near_word_says_what_to_choose_from() -> None:
-    with pytest.raises(RecipeError, match="choose one of the valid words for optimizer"):
+    with pytest.raises(RecipeError, match="take one of the valid words"):
         check_choice("optimizer", "zzz", ["sgd", "adam"])
 
 

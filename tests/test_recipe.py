@@ -227,7 +227,7 @@ def test_no_setting_whatever_ends_in_a_traceback(word: str, value: str) -> None:
     ],
 )
 def test_an_unknown_word_is_an_error_with_a_suggestion(word: str, suggestion: str) -> None:
-    with pytest.raises(RecipeError, match="no such word in a recipe") as caught:
+    with pytest.raises(RecipeError, match="unknown setting") as caught:
         Recipe().with_settings({word: 1})
     assert suggestion in str(caught.value)
 
@@ -251,9 +251,8 @@ def test_every_word_in_the_wrong_section_is_sent_to_its_own() -> None:
 @pytest.mark.parametrize("word", list(WORDS))
 def test_nothing_of_the_wrong_kind_gets_in(word: str) -> None:
     """A list of tables fits no word (a date neither, which TOML also knows)."""
-    with pytest.raises(RecipeError, match=f"{word} cannot be that") as caught:
+    with pytest.raises(RecipeError, match=f"{word} must be ."):
         Recipe().with_settings({word: [{"a": 1}]} if word != "data.class_names" else {word: 3})
-    assert "  valid:  " in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -265,15 +264,15 @@ def test_nothing_of_the_wrong_kind_gets_in(word: str) -> None:
         ("training.epochs", True, "a whole number"),
         ("optimizer.nesterov", 1, "true or false"),
         ("optimizer.betas", [0.9], "a list of 2 numbers"),
-        ("data.channels", 2, "auto, 1, 3"),
-        ("data.channels", True, "auto, 1, 3"),
+        ("data.channels", 2, "auto, 1 or 3"),
+        ("data.channels", True, "auto, 1 or 3"),
         ("data.class_names", "ants", "a list of texts"),
         ("model.name", 18, "a text"),
         ("model.options", "bias", "a table"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_the_right_one(word: str, value: Any, said: str) -> None:
-    with pytest.raises(RecipeError, match=f"{word} cannot be that") as caught:
+    with pytest.raises(RecipeError, match=f"{word} must be ") as caught:
         Recipe().with_settings({word: value})
     assert said in str(caught.value)
 
@@ -294,7 +293,7 @@ def test_no_number_is_nan_infinite_negative_or_absurd(word: str, value: float) -
 def test_what_may_be_auto_is_no_gap_for_nan(word: str, value: float) -> None:
     candidates: list[Any] = [value, [value, value], [value] * 3]
     for candidate in candidates:
-        with pytest.raises(RecipeError, match=rf"{word} (is out of range|cannot be that)"):
+        with pytest.raises(RecipeError, match=rf"{word} (is out of range|must be)"):
             Recipe().with_settings({word: candidate})
 
 
@@ -370,7 +369,7 @@ def test_a_recipe_file_may_say_little_and_the_rest_is_default(tmp_path: Path) ->
         (b"mode = frozen", "the recipe is not TOML"),
         (b"mode = '\xff\xfe'", "the recipe is not TOML"),
         (b"seed = " + b"9" * 5000, "the recipe is not TOML"),
-        (b"optimizer.lr = 1" + b"0" * 400, "optimizer.lr cannot be that"),
+        (b"optimizer.lr = 1" + b"0" * 400, "optimizer.lr must be auto or a number"),
         (b"epochs = 5", "did you mean training.epochs?"),
         (b"[optimiser]\nlr = 1", "did you mean optimizer?"),
     ],

@@ -60,7 +60,7 @@ def test_a_preprocess_that_cannot_work_is_refused(change: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("field", ["resize", "interpolation"])
 def test_an_unknown_word_in_a_preprocess_is_refused(field: str) -> None:
-    with pytest.raises(CheckpointError, match=f"no such {field}"):
+    with pytest.raises(CheckpointError, match=f"unknown {field}"):
         Preprocess.from_dict(GREY.to_dict() | {field: "stretch"})
 
 

@@ -26,7 +26,7 @@ from fieldmark.errors import (
     check_choice,
 )
 from fieldmark.models.contract import as_network
-from fieldmark.models.registry import MODEL_NAMES, create_model, model_card
+from fieldmark.models.registry import MODEL_NAMES, check_options, create_model, model_card
 from fieldmark.models.summary import Summary, summarize
 from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe, assemble, to_dict
@@ -96,8 +96,9 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
     Raises:
         ModelError: no such network or option.
     """
+    options = check_options(recipe.model.name, recipe.model.options)
     with torch.device("meta"):  # a network without memory: it is only asked what it admits
-        model = create_model(recipe.model.name, **recipe.model.options)
+        model = create_model(recipe.model.name, **options)
     facts = Facts(
         all_grey=manifest.all_grey,
         typical_side_px=manifest.typical_side_px,
@@ -126,7 +127,7 @@ def summarize_named(
             model,
             num_classes=1000 if classes is None else classes,
             in_channels=3 if channels is None else channels,
-            **recipe.model.options,
+            **check_options(model, recipe.model.options),
         )
         default_px = model_card(model).default_size_px
         return summarize(

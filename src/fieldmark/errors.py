@@ -79,12 +79,13 @@ def check_choice(
     what: str,
     given: object,
     valid: Sequence[object],
+    also: Sequence[object] = (),
     *,
     error: type[FieldmarkError] = RecipeError,
 ) -> None:
-    """Raise `error` unless `given` is one of `valid`; suggests the nearest word."""
+    """Raise `error` unless `given` is one of `valid`; suggests the nearest of these and `also`."""
     if any(given == choice and type(given) is type(choice) for choice in valid):
         return
-    near = closest(str(given), [str(choice) for choice in valid])
-    fix = f"did you mean {near!r}?" if near else f"choose one of the valid words for {what}"
-    raise error(f"no such {what}", given=repr(given), valid=valid, fix=fix)
+    near = closest(str(given), [str(choice) for choice in (*valid, *also)])
+    fix = f"did you mean {near!r}?" if near else "take one of the valid words"
+    raise error(f"unknown {what}", given=repr(given), valid=valid, fix=fix)

@@ -342,7 +342,7 @@ def assemble(
         RecipeError: unknown word or key, wrong type, or value out of range.
     """
     for word in words:
-        check_choice("word of a training", word, [*WORDS, "recipe", "settings", "out", "name"])
+        check_choice("setting", word, [*WORDS, "recipe", "settings", "out", "name"])
     recipe = base if isinstance(base, Recipe) else load_recipe(Path(base)) if base else Recipe()
     given = {WORDS[word]: value for word, value in words.items() if value is not None}
     return recipe.with_settings({**given, **settings})

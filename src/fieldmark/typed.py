@@ -60,7 +60,7 @@ def _unknown_key(name: str, key: str, valid: Sequence[str], root: type) -> Recip
     elif elsewhere := closest(key, homes):
         suggestion = " or ".join(homes[elsewhere])
     fix = f"did you mean {suggestion}?" if suggestion else "take one of the valid words"
-    return RecipeError(f"no such word in a recipe: {name}", valid=valid, fix=fix)
+    return RecipeError(f"unknown setting: {name}", valid=valid, fix=fix)
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
@@ -87,11 +87,15 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     words = [word for option in options for word in _describe(option)]
     near = closest(value, words) if isinstance(value, str) else None
     raise RecipeError(
-        f"{name} cannot be that",
+        f"{name} must be {_either(words)}",
         given=repr(value),
-        valid=words,
-        fix=f"did you mean {near}?" if near else f"give {name} one of the valid values",
+        fix=f"did you mean {near}?" if near else f"give {name} such a value",
     )
+
+
+def _either(words: Sequence[str]) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _length(value: Any) -> int:

@@ -191,17 +191,19 @@ def test_weights_start_as_the_docstrings_say() -> None:
 @pytest.mark.parametrize(
     ("call", "phrases"),
     [
-        ({"name": "resnet81"}, ["no such model", "'resnet81'", "did you mean 'resnet18'?"]),
-        ({"name": "VGG16"}, ["no such model", "did you mean 'vgg16'?"]),
-        ({"name": "xyz"}, ["no such model", "alexnet", "vgg16", "resnet18"]),
+        ({"name": "resnet81"}, ["unknown model", "'resnet81'", "did you mean 'resnet18'?"]),
+        ({"name": "VGG16"}, ["unknown model", "did you mean 'vgg16'?"]),
+        ({"name": "xyz"}, ["unknown model", "alexnet", "vgg16", "resnet18"]),
         (
             {"name": "vgg16", "drop_out": 0.1},
-            ["no such option of vgg16", "valid:  dropout", "did you mean 'dropout'?"],
+            ["unknown option of vgg16", "valid:  dropout", "did you mean 'dropout'?"],
         ),
         (
             {"name": "resnet18", "depth": 3},
             ["conv_bias, norm_shortcut, stride_on_first_1x1, pool_padding"],
         ),
+        ({"name": "resnet18", "classes": 3}, ["unknown option", "did you mean 'num_classes'?"]),
+        ({"name": "resnet18", "channels": 1}, ["unknown option", "did you mean 'in_channels'?"]),
         ({"name": "vgg16", "dropout": "much"}, ["option dropout of vgg16", "'much'", "a number"]),
         ({"name": "vgg16", "dropout": True}, ["option dropout of vgg16", "a number"]),
         ({"name": "vgg16", "dropout": 1.0}, ["dropout is out of range", "1.0"]),
@@ -213,11 +215,11 @@ def test_weights_start_as_the_docstrings_say() -> None:
             {"name": "resnet18", "stride_on_first_1x1": True},
             ["resnet18 has no 1x1", "resnet50, resnet101, resnet152"],
         ),
-        ({"name": "resnet18", "num_classes": 0}, ["num_classes cannot be that", "1 or more"]),
-        ({"name": "resnet18", "num_classes": 2.0}, ["num_classes cannot be that", "2.0"]),
-        ({"name": "resnet18", "num_classes": True}, ["num_classes cannot be that", "True"]),
-        ({"name": "vgg11", "in_channels": 0}, ["in_channels cannot be that", "1 for grey"]),
-        ({"name": "alexnet", "in_channels": "3"}, ["in_channels cannot be that", "'3'"]),
+        ({"name": "resnet18", "num_classes": 0}, ["num_classes must be a whole number", "1 or more"]),
+        ({"name": "resnet18", "num_classes": 2.0}, ["num_classes must be a whole number", "2.0"]),
+        ({"name": "resnet18", "num_classes": True}, ["num_classes must be a whole number", "True"]),
+        ({"name": "vgg11", "in_channels": 0}, ["in_channels must be a whole number", "1 for grey"]),
+        ({"name": "alexnet", "in_channels": "3"}, ["in_channels must be a whole number", "'3'"]),
     ],
 )
 def test_wrong_words_get_an_answer(call: dict[str, Any], phrases: list[str]) -> None:
@@ -231,10 +233,10 @@ def test_options_can_be_checked_without_building_anything() -> None:
     assert check_options("vgg16", {"dropout": 0}) == {"dropout": 0.0}
     assert check_options("resnet10", {})["pool_padding"] == 1
     # What create_model takes by itself is no option, wherever it comes from.
-    with pytest.raises(ModelError, match="no such option of resnet10"):
+    with pytest.raises(ModelError, match="unknown option of resnet10"):
         check_options("resnet10", {"num_classes": 3})
 
 
 def test_an_unknown_card_is_refused() -> None:
-    with pytest.raises(ModelError, match="no such model"):
+    with pytest.raises(ModelError, match="unknown model"):
         model_card("resnet")

@@ -81,9 +81,8 @@ def check_counts(*, num_classes: int, in_channels: int) -> None:
         # bool is an int in Python; `num_classes=True` is a slip all the same.
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ModelError(
-                f"{name} cannot be that",
+                f"{name} must be a whole number, 1 or more",
                 given=repr(count),
-                valid="a whole number, 1 or more",
                 fix=f"set {name} to the number of "
                 + ("classes" if name == "num_classes" else "channels: 1 for grey, 3 for colour"),
             )

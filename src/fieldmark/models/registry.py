@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, get_type_hints
@@ -59,7 +59,7 @@ def create_model(
         ModelError: unknown network or option, an option of the wrong type or out of range, or a
             count that is no whole number from 1 up.
     """
-    settled = check_options(name, options)
+    settled = check_options(name, options, also=("num_classes", "in_channels"))
     model = _NETWORKS[name](name, num_classes, in_channels, **settled)
     model.architecture = {
         "name": name,
@@ -70,8 +70,13 @@ def create_model(
     return model
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(
+    name: str, options: Mapping[str, Any], *, also: Sequence[str] = ()
+) -> dict[str, Any]:
     """All options of network `name`: those given, checked for their type, over the defaults.
+
+    Args:
+        also: what else the caller takes, and so may have been meant by an unknown option.
 
     Raises:
         ModelError: unknown network or option, or an option of the wrong type.
@@ -85,16 +90,15 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     for option, value in options.items():
-        check_choice(f"option of {name}", option, tuple(settled), error=ModelError)
+        check_choice(f"option of {name}", option, tuple(settled), also, error=ModelError)
         hint = hints[option]
         if hint is float and type(value) is int:
             value = float(value)
         if type(value) is not hint:
             words = {bool: "true or false", int: "a whole number", float: "a number"}[hint]
             raise ModelError(
-                f"option {option} of {name} cannot be that",
+                f"option {option} of {name} must be {words}",
                 given=repr(value),
-                valid=words,
                 fix=f"leave it out for the usual network ({option} = {settled[option]})",
             )
         settled[option] = value

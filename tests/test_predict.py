@@ -120,6 +120,27 @@ def test_one_bad_picture_alone_is_an_error_that_names_it(
     assert str(tmp_path / "gone.png") in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (Image.new("RGB", (8, 8)), "PIL.Image.Image"),
+        ([Image.new("L", (8, 8))], "PIL.Image.Image"),
+        (np.zeros((8, 8, 3), np.uint8), "numpy.ndarray"),
+        (torch.zeros(3, 8, 8), "torch.Tensor"),
+        (["a.png", None], "builtins.NoneType"),
+        (17, "builtins.int"),
+    ],
+)
+def test_what_is_no_path_is_refused_with_its_kind(
+    predictor: Predictor, given: Any, kind: str
+) -> None:
+    with pytest.raises(SourceError) as caught:
+        predictor.predict(given)
+    assert "this is no path" in str(caught.value)
+    assert kind in str(caught.value)
+    assert "save the picture to a file" in str(caught.value)
+
+
 def test_memory_is_bounded_by_the_chunk(
     predictor: Predictor, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,16 +228,48 @@ def test_a_missing_file_stays_in_the_list_for_its_error_row(tmp_path: Path) -> N
     assert find_pictures(words) == words
 
 
-@pytest.mark.parametrize("word", ["empty", "*.webp"])
-def test_a_word_that_means_nothing_is_an_error(
-    tmp_path: Path, word: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("words", [["empty"], ["*.webp"], ["empty", "*.webp", "empty"]])
+def test_words_that_all_mean_nothing_are_an_error(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError) as caught:
-        find_pictures([word])
+        find_pictures(words)
     assert "no picture is found there" in str(caught.value)
-    assert repr(word) in str(caught.value)
+    assert ", ".join(map(repr, words)) in str(caught.value)
+
+
+def test_one_word_that_means_nothing_stops_no_other(
+    predictor: Predictor, tmp_path: Path, make_pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, {"new": 1})
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = find_pictures(["empty", "new", "*.webp", "gone.png"])
+    rows = list(predictor.predict_each(found))
+    assert [(row.path, row.error) for row in rows] == [
+        ("empty", "no picture is found there"),
+        ("new/000.png", None),
+        ("*.webp", "no picture is found there"),
+        ("gone.png", "no such file"),
+    ]
+    assert rows[1].label in NAMES
+
+
+@pytest.mark.parametrize("word", ["new", "new/*", "new/caf\udce9.png"])
+def test_a_name_that_cannot_be_printed_has_its_row(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    (tmp_path / "new").mkdir()
+    try:
+        Image.new("RGB", (8, 8)).save(tmp_path / "new" / "caf\udce9.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    monkeypatch.chdir(tmp_path)
+    (row,) = predictor.predict_each(find_pictures([word]))
+    assert row.path == r"new/caf\xe9.png"
+    assert row.error == "its name is not UTF-8: rename it"
 
 
 def test_names_no_system_admits_get_their_error_row(predictor: Predictor) -> None:

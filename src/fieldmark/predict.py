@@ -16,7 +16,7 @@ from torch import nn
 from fieldmark.checkpoint import ModelInfo, load_model
 from fieldmark.data.loader import EvalLoader
 from fieldmark.data.preprocess import load_exact
-from fieldmark.data.scan import find_files_below
+from fieldmark.data.scan import NOT_UTF8, find_files_below, is_text, shown
 from fieldmark.data.store import build_store
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.evaluation.metrics import softmax
@@ -24,9 +24,10 @@ from fieldmark.inference import run_inference
 from fieldmark.progress import Progress, Silent
 from fieldmark.rundir import find_model
 from fieldmark.runtime import Runtime, open_runtime, translate_out_of_memory
-from fieldmark.types import Prediction, Sample
+from fieldmark.types import LeftOut, Prediction, Sample
 
 CHUNK: Final = 256  # pictures decoded at a time: bounds memory, however many there are
+_NOTHING: Final = "no picture is found there"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Predictor:
 
         Raises:
             PictureError: a single picture was given and cannot be read.
+            SourceError: what was given is no path.
         """
         if not isinstance(pictures, str | Path):
             return list(self.predict_each(pictures))
@@ -71,20 +73,37 @@ class Predictor:
 
     def predict_each(
         self,
-        paths: Iterable[str | Path],
+        pictures: Iterable[str | Path | LeftOut],
         *,
         batch_size: int = 32,
         progress: Progress | None = None,
     ) -> Iterator[Prediction]:
-        """Classify any number of pictures; predictions come in order, a chunk at a time."""
-        names = [str(path) for path in paths]
-        with (progress or Silent()).task("classifying", total=len(names)) as task:
-            for start in range(0, len(names), CHUNK):
-                chunk = names[start : start + CHUNK]
+        """Classify any number of pictures; predictions come in order, a chunk at a time.
+
+        What was left out when the pictures were looked for (see `find_pictures`) gets its row too.
+
+        Raises:
+            SourceError: something is no path.
+        """
+        items = _check_items(pictures)
+        with (progress or Silent()).task("classifying", total=len(items)) as task:
+            for start in range(0, len(items), CHUNK):
+                chunk = items[start : start + CHUNK]
                 yield from self._predict_chunk(chunk, batch_size)
                 task.advance(len(chunk))
 
-    def _predict_chunk(self, paths: Sequence[str], batch_size: int) -> list[Prediction]:
+    def _predict_chunk(
+        self, items: Sequence[str | LeftOut], batch_size: int
+    ) -> Iterator[Prediction]:
+        paths = [item for item in items if isinstance(item, str)]
+        done = self._predict_paths(paths, batch_size)
+        for item in items:
+            if isinstance(item, LeftOut):
+                yield Prediction(item.path, error=item.reason)
+            else:
+                yield done[item]
+
+    def _predict_paths(self, paths: Sequence[str], batch_size: int) -> dict[str, Prediction]:
         store = build_store(
             [Sample(path, label="") for path in paths],
             partial(load_exact, preprocess=self.info.preprocess),
@@ -101,46 +120,64 @@ class Predictor:
         with translate_out_of_memory(batch_size, self.info.preprocess.size):
             outputs = run_inference(self.model, loader, self.runtime)
         if not len(store):
-            return [done[path] for path in paths]
+            return done
         probabilities_nk = softmax(outputs.logits_nk.numpy())
         for sample, probabilities_k in zip(store.samples, probabilities_nk, strict=True):
             done[sample.path] = Prediction(
                 sample.path, self.class_names, tuple(map(float, probabilities_k))
             )
-        return [done[path] for path in paths]
+        return done
 
 
 def load(run: str | Path, device: str = "auto") -> Predictor:
     """Load a model from a run directory, the name of a run, or a model.safetensors.
 
+    It computes in float32 on every device, as the figures of its run were computed.
+
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
     """
     model, info = load_model(find_model(run))
-    runtime = open_runtime(device)
+    runtime = open_runtime(device, "float32")
     return Predictor(runtime.place_network(model), info, runtime)
 
 
-def find_pictures(words: Sequence[str]) -> list[str]:
+def _check_items(pictures: object) -> list[str | LeftOut]:
+    alone = isinstance(pictures, str | bytes | os.PathLike) or not isinstance(pictures, Iterable)
+    items: list[str | LeftOut] = []
+    for item in [pictures] if alone else pictures:  # type: ignore[attr-defined]
+        if not isinstance(item, str | os.PathLike | LeftOut):
+            raise SourceError(
+                "a picture is named by the path of its file, and this is no path",
+                given=f"{type(item).__module__}.{type(item).__qualname__}",
+                valid="a path (text or pathlib.Path), or a list of paths",
+                fix="save the picture to a file first, as PNG if nothing may be lost",
+            )
+        items.append(item if isinstance(item, LeftOut) else os.fsdecode(item))
+    return items
+
+
+def find_pictures(words: Sequence[str]) -> list[str | LeftOut]:
     """The picture files that `words` mean: files, folders (searched below), glob patterns.
 
     A file named outright is taken whatever it is, so that its error is shown beside it. Each file
-    comes once, in the order of the words.
+    comes once, in the order of the words. A word that means nothing, and a file whose name could
+    not be printed, are there as left out, with the reason.
 
     Raises:
-        SourceError: a word means nothing at all.
+        SourceError: no word means anything.
     """
-    found: dict[str, None] = {}
+    found: dict[str | LeftOut, None] = {}
     for word in words:
         matches = list(chain.from_iterable(map(_files_of, _paths_of(word))))
-        if not matches:
-            raise SourceError(
-                "no picture is found there",
-                given=repr(word),
-                valid="picture files, folders with pictures, patterns such as 'new/*.jpg'",
-                fix="check the path; quote patterns so that the shell leaves them alone",
-            )
-        found.update(dict.fromkeys(matches))
+        found.update(dict.fromkeys(matches or [LeftOut(shown(word), _NOTHING)]))
+    if found and all(isinstance(item, LeftOut) and item.reason == _NOTHING for item in found):
+        raise SourceError(
+            _NOTHING,
+            given=", ".join(map(repr, words)),
+            valid="picture files, folders with pictures, patterns such as 'new/*.jpg'",
+            fix="check the path; quote patterns so that the shell leaves them alone",
+        )
     return list(found)
 
 
@@ -153,6 +190,10 @@ def _paths_of(word: str) -> list[str]:
     return sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - absolute ones too
 
 
-def _files_of(path: str) -> list[str]:
+def _files_of(path: str) -> list[str | LeftOut]:
     """A folder stands for what is in it, one that a pattern met too."""
-    return find_files_below(Path(path)) if os.path.isdir(path) else [path]  # noqa: PTH112
+    files = find_files_below(Path(path)) if os.path.isdir(path) else [path]  # noqa: PTH112
+    return [
+        LeftOut(shown(file), NOT_UTF8) if isinstance(file, str) and not is_text(file) else file
+        for file in files
+    ]

@@ -35,6 +35,7 @@ _KINDS: Final = (
     "a CSV (path,label[,split]), a folder of IDX files, or a known name: "
     + ", ".join(NAMED_SOURCES)
 )
+NOT_UTF8: Final = "its name is not UTF-8: rename it"
 _LAYOUT: Final = "SOURCE/ants/1.jpg, SOURCE/bees/2.jpg: one folder for each class, pictures inside"
 # What operating systems and storage boxes leave behind; names that begin with a dot go as well.
 _LITTER: Final = frozenset(
@@ -221,8 +222,8 @@ def _walk_classes(root: Path, part: Part | Literal[""], found: _Findings) -> Non
         )
     _check_level(root, folders)
     for name in folders:
-        if not _is_text(name):
-            found.left_out.append(LeftOut(_shown(root / name), "its name is not UTF-8: rename it"))
+        if not is_text(name):
+            found.left_out.append(LeftOut(shown(root / name), NOT_UTF8))
             continue
         found.class_names.add(name)
         for path in _walk(root / name, set(), found.left_out):
@@ -265,20 +266,23 @@ def _walk(folder: Path, seen: set[tuple[int, int]], left_out: list[LeftOut]) -> 
         seen.add((status.st_dev, status.st_ino))
         folders, files = _entries(folder)
     except OSError as error:
-        left_out.append(LeftOut(_shown(folder), f"folder cannot be opened: {error.strerror}"))
+        left_out.append(LeftOut(shown(folder), f"folder cannot be opened: {error.strerror}"))
         return
     for name in sorted((*folders, *files)):
-        if not _is_text(name):
-            left_out.append(LeftOut(_shown(folder / name), "its name is not UTF-8: rename it"))
+        if not is_text(name):
+            left_out.append(LeftOut(shown(folder / name), NOT_UTF8))
         elif name in files:
             yield str(folder / name)
         else:
             yield from _walk(folder / name, seen, left_out)
 
 
-def find_files_below(folder: Path) -> list[str]:
-    """Every file below `folder` that may be a picture; hidden files and litter are none."""
-    return list(_walk(folder, set(), []))
+def find_files_below(folder: Path) -> list[str | LeftOut]:
+    """Every file below `folder` that may be a picture, then what could not be looked at; hidden
+    files and litter are none."""
+    left_out: list[LeftOut] = []
+    files = list(_walk(folder, set(), left_out))
+    return [*files, *left_out]
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
@@ -358,11 +362,11 @@ def _not_readable(folder: Path, error: OSError) -> SourceError:
 
 
 def _some(names: list[str], limit: int = 5) -> str:
-    shown = ", ".join(_shown(name) for name in names[:limit])
-    return shown + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
+    first = ", ".join(shown(name) for name in names[:limit])
+    return first + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """False for a name that is no UTF-8, which no CSV, terminal or page could show."""
     try:
         name.encode()
@@ -371,5 +375,6 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _shown(path: str | Path) -> str:
+def shown(path: str | Path) -> str:
+    """`path` with an escape in place of each byte that is no UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -369,7 +369,7 @@ def test_a_recipe_file_may_say_little_and_the_rest_is_default(tmp_path: Path) ->
         (b"mode = frozen", "the recipe is not TOML"),
         (b"mode = '\xff\xfe'", "the recipe is not TOML"),
         (b"seed = " + b"9" * 5000, "the recipe is not TOML"),
-        (b"optimizer.lr = 1" + b"0" * 400, "optimizer.lr must be auto or a number"),
+        (b"optimizer.lr = 1" + b"0" * 400, "optimizer.lr must be a number or auto"),
         (b"epochs = 5", "did you mean training.epochs?"),
         (b"[optimiser]\nlr = 1", "did you mean optimizer?"),
     ],

@@ -215,7 +215,10 @@ def test_weights_start_as_the_docstrings_say() -> None:
             {"name": "resnet18", "stride_on_first_1x1": True},
             ["resnet18 has no 1x1", "resnet50, resnet101, resnet152"],
         ),
-        ({"name": "resnet18", "num_classes": 0}, ["num_classes must be a whole number", "1 or more"]),
+        (
+            {"name": "resnet18", "num_classes": 0},
+            ["num_classes must be a whole number", "1 or more"],
+        ),
         ({"name": "resnet18", "num_classes": 2.0}, ["num_classes must be a whole number", "2.0"]),
         ({"name": "resnet18", "num_classes": True}, ["num_classes must be a whole number", "True"]),
         ({"name": "vgg11", "in_channels": 0}, ["in_channels must be a whole number", "1 for grey"]),

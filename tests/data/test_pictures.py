@@ -176,6 +176,34 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, make: str) -> None:
     assert probe_picture(str(path)).is_grey
 
 
+def tiff_of(width: int, bits: int, packed: bytes) -> bytes:
+    """A grey TIFF of one row, built by hand: Pillow writes no 12 bits."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
+    packed += bytes(len(packed) % 2)
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+    return head + packed + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
+def test_twelve_bits_are_scaled_as_declared(tmp_path: Path) -> None:
+    """Scanners and microscopes: taken for 16 bits, 16 grey levels would be left of 256."""
+    path = tmp_path / "scan.tif"
+    bits = "".join(f"{value:012b}" for value in (0, 16, 2048, 4095))
+    path.write_bytes(tiff_of(4, 12, int(bits, 2).to_bytes(6, "big")))
+    assert np.asarray(open_picture(str(path), 1)).tolist() == [[0, 1, 128, 255]]
+    assert open_picture(str(path), 3).getpixel((3, 0)) == (255, 255, 255)
+    assert probe_picture(str(path)) == Probe(4, 1, is_grey=True)
+
+
+def test_small_values_in_32_bits_do_not_turn_black_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.int32([[0, 128, 255]])).save(path)
+    assert "32-bit pixels all below 256" in reason_for(path)
+    for values, expected in (([0, 0], [0, 0]), ([0, 256, 65535], [0, 1, 255])):
+        Image.fromarray(np.int32([values])).save(path)
+        assert np.asarray(open_picture(str(path), 1)).tolist() == [expected]
+
+
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     Image.fromarray(np.float32([[0.5]])).save(path)

@@ -60,6 +60,8 @@ _SIGNATURES: Final = (
     (rb"RIFF....WEBP", "damaged or truncated: begins like a WebP, but cannot be read"),
 )
 
+_BITS_TAG: Final = 258  # BitsPerSample (TIFF 6.0, section 8)
+
 # EXIF orientation (tag 0x0112, CIPA DC-008, section 4.6.4): what brings the picture upright.
 _ORIENTATION_TAG: Final = 0x0112
 _UPRIGHT: Final = {
@@ -86,8 +88,9 @@ def open_picture(path: str, channels: int, min_short_side_px: int | None = None)
     """The picture as people see it, 8 bits a channel, in mode "L" (1 channel) or "RGB" (3).
 
     EXIF orientation is applied. Of an animation the first frame is taken. 16-bit grey keeps its
-    high byte (65535 becomes 255). Transparency is laid over white: cut-outs are drawn for white
-    pages, and the colour beneath a transparent pixel is an accident a network would learn.
+    high byte (65535 becomes 255), and so do 12-bit scans. Transparency is laid over white: cut-outs
+    are drawn for white pages, and the colour beneath a transparent pixel is an accident a network
+    would learn.
 
     Args:
         min_short_side_px: a JPEG may come smaller, by 2, 4 or 8, as long as its short side keeps at
@@ -286,10 +289,13 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
 
 
 def _high_byte(picture: Image.Image) -> Image.Image:
-    """16-bit grey to 8. The high byte inverts the usual widening (v * 257) exactly, and is what
-    Pillow keeps of 16-bit colour; stretching to the picture's own range would make brightness
-    mean something else in every file."""
+    """16-bit grey to 8, and 12-bit where the file declares it. The high byte inverts the usual
+    widening (v * 257) exactly, and is what Pillow keeps of 16-bit colour; stretching to the
+    picture's own range would make brightness mean something else in every file."""
     values: NDArray[Any] = np.asarray(picture)
     if values.min() < 0 or values.max() > 65535:
         raise PictureError("whole-number pixels outside 0-65535: save with 8 or 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    bits = picture.tag_v2.get(_BITS_TAG, (16,)) if isinstance(picture, TiffImageFile) else (16,)
+    if bits == (32,) and 0 < values.max() < 256:  # as 16 bits it would all be black
+        raise PictureError("32-bit pixels all below 256, whose range is not known: save with 8")
+    return Image.fromarray((values >> (4 if bits == (12,) else 8)).astype(np.uint8))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -39,7 +39,7 @@ from fieldmark.examine import Evaluated, evaluate_store
 from fieldmark.files import check_is_free, free_path, write_text
 from fieldmark.predict import Predictor, load
 from fieldmark.progress import Progress, console_progress, duration
-from fieldmark.recipe import Recipe, assemble, to_toml
+from fieldmark.recipe import Recipe, Words, assemble, to_toml
 from fieldmark.report import (
     metrics_document,
     write_curves,
@@ -93,7 +93,7 @@ def train(
     out: str | Path | None = None,
     name: str | None = None,
     progress: Progress | None = None,
-    **words: Any,
+    **words: Unpack[Words],
 ) -> Run:
     """Train a classifier on labelled pictures, evaluate it once, and keep it in a run directory.
 
@@ -104,8 +104,7 @@ def train(
         settings: dotted recipe keys, {"training.label_smoothing": 0.1}.
         out, name: the run directory itself, or its name below `runs/`.
         progress: where to report; None reports to the terminal.
-        words: model, weights, mode, epochs, batch_size, size, lr, optimizer, schedule, augment,
-            seed, device, val_is_val, strict. As on the command line.
+        words: as on the command line; `fieldmark.recipe.Words` lists them with their types.
 
     Raises:
         FieldmarkError: something a user can put right; the message says how.
@@ -317,7 +316,7 @@ def show(
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    **words: Any,
+    **words: Unpack[Words],
 ) -> Path:
     """Draw a contact sheet of random labelled pictures; returns the path of the PNG.
 

@@ -2,7 +2,8 @@
 
 Recipes are frozen; derive one from another with `dataclasses.replace` or `with_settings`. A key
 nobody knows is an error with a suggestion, never ignored. Words that may say "auto" are settled
-in `fieldmark.auto` before a run starts, and the run's own `recipe.toml` holds what was settled.
+in `fieldmark.auto` before a run starts, and the run's own `recipe.toml` holds what was settled; only
+mean and std, device, precision and cache are found out later, and stay "auto" there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypedDict, get_type_hints
 
 import tomli_w
 
@@ -22,23 +23,33 @@ from fieldmark.typed import build
 
 Auto = Literal["auto"]
 
-# The words that the command line and `fieldmark.train` share, and where a recipe keeps them.
+
+class Words(TypedDict, total=False):
+    """The words that the command line and `fieldmark.train` share; None is as good as not given.
+
+    Beside its type each has the setting it stands for, which says more about it.
+    """
+
+    model: Annotated[str | None, "model.name"]
+    weights: Annotated[str | None, "model.weights"]
+    mode: Annotated[str | None, "mode"]
+    epochs: Annotated[int | None, "training.epochs"]
+    batch_size: Annotated[int | None, "training.batch_size"]
+    size: Annotated[int | None, "data.size"]
+    lr: Annotated[float | None, "optimizer.lr"]
+    optimizer: Annotated[str | None, "optimizer.name"]
+    schedule: Annotated[str | None, "schedule.name"]
+    augment: Annotated[str | None, "augment.preset"]
+    seed: Annotated[int | None, "seed"]
+    device: Annotated[str | None, "device"]
+    val_is_val: Annotated[bool | None, "data.val_is_val"]
+    strict: Annotated[bool | None, "data.strict"]
+
+
+_HINTS = get_type_hints(Words, include_extras=True)
 WORDS: Final[dict[str, str]] = {
-    "source": "source",
-    "model": "model.name",
-    "weights": "model.weights",
-    "mode": "mode",
-    "epochs": "training.epochs",
-    "batch_size": "training.batch_size",
-    "size": "data.size",
-    "lr": "optimizer.lr",
-    "optimizer": "optimizer.name",
-    "schedule": "schedule.name",
-    "augment": "augment.preset",
-    "seed": "seed",
-    "device": "device",
-    "val_is_val": "data.val_is_val",
-    "strict": "data.strict",
+    "source": "source",  # for `fieldmark.train` an argument of its own: it may be no name
+    **{word: hint.__metadata__[0] for word, hint in _HINTS.items()},
 }
 
 

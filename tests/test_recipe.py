@@ -2,22 +2,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
 import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fieldmark
 from fieldmark.errors import RecipeError
+from fieldmark.recipe import WORDS as SETTING_OF
 from fieldmark.recipe import (
     AugmentRecipe,
     DataRecipe,
     OptimizerRecipe,
     Recipe,
     TrainingRecipe,
+    Words,
     from_dict,
     load_recipe,
     parse_setting,
@@ -144,6 +148,30 @@ def settings_of_a_run(draw: st.DrawFn) -> dict[str, Any]:
 
 def test_the_table_above_holds_every_word_of_a_recipe() -> None:
     assert list(WORDS) == all_words()
+
+
+def kinds_of(hint: Any) -> set[Any]:
+    """The types a hint admits; a choice of texts is a text."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return {str if get_origin(member) is Literal else member for member in members}
+
+
+@pytest.mark.parametrize("word", get_type_hints(Words))
+def test_the_words_of_a_training_have_the_types_of_their_settings(word: str) -> None:
+    *sections, name = SETTING_OF[word].split(".")
+    owner: Any = Recipe
+    for section in sections:
+        owner = get_type_hints(owner)[section]
+    wanted = kinds_of(get_type_hints(owner)[name])
+    assert kinds_of(get_type_hints(Words)[word]) == {*wanted, type(None)}
+
+
+def test_training_and_showing_offer_the_words_that_a_recipe_knows() -> None:
+    assert set(SETTING_OF) == {"source", *get_type_hints(Words)}
+    for function in (fieldmark.train, fieldmark.show):
+        assert get_type_hints(function)["words"] == Unpack[Words]
+    package = Path(fieldmark.__file__).parent
+    assert (package / "py.typed").is_file(), "mypy ignores the hints of a package without it"
 
 
 @given(settings_of_a_run())

@@ -2,8 +2,8 @@
 
 Recipes are frozen; derive one from another with `dataclasses.replace` or `with_settings`. A key
 nobody knows is an error with a suggestion, never ignored. Words that may say "auto" are settled
-in `fieldmark.auto` before a run starts, and the run's own `recipe.toml` holds what was settled; only
-mean and std, device, precision and cache are found out later, and stay "auto" there.
+in `fieldmark.auto` before a run starts, and the run's own `recipe.toml` holds what was settled.
+Only mean, std, device, precision and cache may say "auto" there: pictures and machine decide them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Words(TypedDict, total=False):
     mode: Annotated[str | None, "mode"]
     epochs: Annotated[int | None, "training.epochs"]
     batch_size: Annotated[int | None, "training.batch_size"]
-    size: Annotated[int | None, "data.size"]
-    lr: Annotated[float | None, "optimizer.lr"]
+    size: Annotated[int | Auto | None, "data.size"]
+    lr: Annotated[float | Auto | None, "optimizer.lr"]
     optimizer: Annotated[str | None, "optimizer.name"]
     schedule: Annotated[str | None, "schedule.name"]
     augment: Annotated[str | None, "augment.preset"]

@@ -10,6 +10,8 @@ draws its own validation part and its own weights; the test part is the one each
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import statistics
 import tempfile
 from pathlib import Path
@@ -101,7 +103,7 @@ def measure(title: str, source: Path, settings: dict[str, Any], seeds: int, runs
             f"{seconds / len(run.history):.1f} |"
         )
     spread = f"{min(accuracies):.4f}-{max(accuracies):.4f}"
-    words = " ".join(f"--set {k}={v}" for k, v in settings.items() if k != "data.class_names")
+    words = " ".join(f"--set {setting(k, v)}" for k, v in settings.items())
     return (
         f"## {title}\n\n`fieldmark train {source.name} {words} --seed SEED`\n\n"
         "| seed | best epoch | validation accuracy | test accuracy (95 %) | macro F1 | "
@@ -110,6 +112,11 @@ def measure(title: str, source: Path, settings: dict[str, Any], seeds: int, runs
         + f"\n\nTest accuracy: mean {statistics.mean(accuracies):.4f}, range {spread}, "
         f"{seeds} seeds.\n"
     )
+
+
+def setting(key: str, value: Any) -> str:
+    """A setting as it is typed; a list of texts is written in TOML as in JSON."""
+    return shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
 
 
 if __name__ == "__main__":

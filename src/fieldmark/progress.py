@@ -41,7 +41,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Reports nothing: the default inside other people's programs."""
+    """Reports nothing, as a `Predictor` does unless told otherwise; trainings do where it is given."""
 
     def say(self, text: str) -> None:
         pass

@@ -93,12 +93,10 @@ class TrainLoader:
         weights_n = 1.0 / counts_k[self.labels_n]
         return torch.multinomial(weights_n, num, replacement=True, generator=generator)
 
-    def _prepare(self, indices_b: torch.Tensor, epoch: int, position: int) -> Batch | None:
+    def _prepare(self, indices_b: torch.Tensor, epoch: int, position: int) -> Batch:
         # + 1: SeedSequence takes (seed, epoch) and (seed, epoch, 0) for the same.
         generator = batch_generator(self.seed, epoch, position + 1)
-        indices_b, pictures = _read(self.store, indices_b)
-        if not pictures:
-            return None
+        pictures = list(self.store.get_many(indices_b.tolist()))
         if crops_randomly(self.augment):
             scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
             assert not isinstance(scale, str)
@@ -142,12 +140,10 @@ class EvalLoader:
         starts = range(0, len(self.store), self.batch_size)
         return _ahead(partial(self._prepare, start) for start in starts)
 
-    def _prepare(self, start: int) -> Batch | None:
+    def _prepare(self, start: int) -> Batch:
         stop = min(start + self.batch_size, len(self.store))
-        indices_b, pictures = _read(self.store, torch.arange(start, stop))
-        if not pictures:
-            return None
-        images_bchw = self.runtime.place(to_batch(pictures))
+        indices_b = torch.arange(start, stop)
+        images_bchw = self.runtime.place(to_batch(self.store.get_many(range(start, stop))))
         images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
         return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
 
@@ -166,13 +162,6 @@ def _ready(images_bchw: torch.Tensor, preprocess: Preprocess, runtime: Runtime) 
     return normalize(images_bchw, preprocess).contiguous(memory_format=runtime.memory_format)
 
 
-def _read(store: PixelStore, indices_b: torch.Tensor) -> tuple[torch.Tensor, list[np.ndarray]]:
-    """The pictures at these positions that can still be read, and where they are."""
-    found = list(store.get_readable(indices_b.tolist()))
-    positions_b = torch.tensor([index for index, _ in found], dtype=torch.int64)
-    return positions_b, [pixels for _, pixels in found]
-
-
 def _batch_slices(num: int, batch_size: int) -> list[slice]:
     starts = list(range(0, num, batch_size))
     if batch_size > 1 and len(starts) > 1 and num - starts[-1] == 1:
@@ -180,18 +169,17 @@ def _batch_slices(num: int, batch_size: int) -> list[slice]:
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num], strict=True)]
 
 
-def _ahead(jobs: Iterator[Callable[[], Batch | None]]) -> Iterator[Batch]:
+def _ahead(jobs: Iterator[Callable[[], Batch]]) -> Iterator[Batch]:
     """Run the jobs in order in one thread, a few ahead of the reader."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fieldmark-loader") as pool:
-        pending: deque[Future[Batch | None]] = deque()
+        pending: deque[Future[Batch]] = deque()
         try:
             for job in jobs:
                 pending.append(pool.submit(job))
-                if len(pending) > PREFETCH and (batch := pending.popleft().result()):
-                    yield batch
+                if len(pending) > PREFETCH:
+                    yield pending.popleft().result()
             while pending:
-                if batch := pending.popleft().result():
-                    yield batch
+                yield pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()

@@ -157,8 +157,8 @@ def _measured(draft: Preprocess, recipe: Recipe, train: PixelStore) -> Preproces
     if "auto" not in (recipe.data.mean, recipe.data.std):
         return draft
     stride = max(1, len(train) // NUM_MEASURED)
-    chosen = train.get_readable(range(0, len(train), stride))
-    mean, std = measure_mean_std((pixels for _, pixels in chosen), draft.channels)
+    chosen = train.get_many(range(0, len(train), stride))
+    mean, std = measure_mean_std(chosen, draft.channels)
     return replace(
         draft,
         mean=mean if recipe.data.mean == "auto" else draft.mean,

@@ -59,21 +59,21 @@ class PixelStore:
             return self.kept[index]
         return self.load(self.samples[index].path)
 
-    def get_readable(self, indices: Iterable[int]) -> Iterator[tuple[int, Pixels]]:
-        """Pictures with their positions, decoded in parallel, a bounded number at a time.
+    def get_many(self, indices: Iterable[int]) -> Iterator[Pixels]:
+        """Pictures in the order of `indices`, decoded in parallel, a bounded number at a time.
 
         Raises:
             SourceError: a file has changed since the store was built, when all could be read.
         """
         if self.kept is not None:
-            yield from ((index, self.kept[index]) for index in indices)
+            yield from (self.kept[index] for index in indices)
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            yield from _map_bounded(pool, self._get_with_position, list(indices))
+            yield from _map_bounded(pool, self._get_again, list(indices))
 
-    def _get_with_position(self, index: int) -> tuple[int, Pixels]:
+    def _get_again(self, index: int) -> Pixels:
         try:
-            return index, self.get(index)
+            return self.get(index)
         except PictureError as error:
             # Passing over it would train and judge on other pictures than the run says.
             raise SourceError(

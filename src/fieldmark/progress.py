@@ -41,7 +41,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Reports nothing, as a `Predictor` does unless told otherwise; trainings do where it is given."""
+    """Reports nothing: what a `Predictor` does by itself, and a training when it is given this."""
 
     def say(self, text: str) -> None:
         pass

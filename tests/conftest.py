@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 import fieldmark
+from fieldmark import report
 from fieldmark.cli import app
 from fieldmark.progress import Silent
 
@@ -97,6 +98,15 @@ def verb(
         return Finished(int(ended.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def no_drawing() -> Iterator[None]:
+    """Pictures take most of the time of a tiny run, and are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_contact_sheet", "draw_confusion", "draw_curves"):
+            patch.setattr(report, name, lambda *args, **words: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 import fieldmark as fm
-from fieldmark import report
 from fieldmark.api import Run
 from fieldmark.data.manifest import read_manifest
 from fieldmark.errors import CheckpointError, OutputError, RecipeError, SourceError, TrainingError
@@ -43,11 +42,7 @@ class Listener(Silent):
         return "\n".join(self.lines)
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take most of the time of so small a run, and are tested elsewhere."""
-    for name in ("draw_contact_sheet", "draw_confusion", "draw_curves"):
-        monkeypatch.setattr(report, name, lambda *args, **words: None)
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 def train(source: Any, out: Path, **words: Any) -> Run:
@@ -66,10 +61,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory, make_pictures: Any) -> Pat
     """A model of three classes, to start from."""
     folder = tmp_path_factory.mktemp("earlier")
     source = make_pictures(folder / "photos", {"cat": 8, "dog": 8, "eel": 8}, size=32)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_contact_sheet", "draw_confusion", "draw_curves"):
-            patch.setattr(report, name, lambda *args, **words: None)
-        train(source, folder / "run")
+    train(source, folder / "run")
     return folder / "run"
 
 

@@ -10,19 +10,13 @@ import pytest
 import torch
 
 import fieldmark as fm
-from fieldmark import report
 from fieldmark.api import Run
 from fieldmark.auto import LEARNING_RATES
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.progress import Silent
 from fieldmark.runtime import Runtime
 
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take most of the time of so small a run, and are tested elsewhere."""
-    for name in ("draw_contact_sheet", "draw_confusion", "draw_curves"):
-        monkeypatch.setattr(report, name, lambda *args, **words: None)
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 def train(source: Any, out: Path, **words: Any) -> Run:

@@ -19,7 +19,14 @@ import pytest
 import fieldmark
 from fieldmark import api, cli
 
-FIELDMARK = (sys.executable, "-c", "from fieldmark.cli import main; main()")
+# A process started in the background of a script, as CI may be, inherits a SIGINT that is ignored.
+START = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from fieldmark.cli import main
+main()
+"""
+FIELDMARK = (sys.executable, "-c", START)
 TRAIN = (*FIELDMARK, "train", "--model", "resnet10", "--size", "32", "--device", "cpu")
 
 

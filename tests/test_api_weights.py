@@ -12,7 +12,7 @@ import torch
 import fieldmark as fm
 from fieldmark.api import Run
 from fieldmark.auto import LEARNING_RATES
-from fieldmark.errors import RecipeError, SourceError
+from fieldmark.errors import OutputError, RecipeError, SourceError
 from fieldmark.progress import Silent
 from fieldmark.runtime import Runtime
 
@@ -46,6 +46,22 @@ def test_weights_and_scratch_contradict_each_other(three: Path, tmp_path: Path) 
     with pytest.raises(RecipeError, match="starts from random weights, and others are named"):
         train(three, tmp_path / "second", weights=str(first.path), mode="scratch")
     assert not (tmp_path / "second").exists()
+
+
+def test_what_is_sure_to_be_refused_is_refused_before_a_picture_is_opened(
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_scan(*args: Any, **words: Any) -> None:
+        raise AssertionError("the pictures were looked at")
+
+    monkeypatch.setattr("fieldmark.assembly.scan", no_scan)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        train(three, tmp_path / "used")
+    with pytest.raises(RecipeError, match="starts from trained weights"):
+        train(three, tmp_path / "new", mode="frozen")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_a_network_refuses_leaves_the_directory_free(three: Path, tmp_path: Path) -> None:

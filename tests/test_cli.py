@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import fieldmark
 from fieldmark import cli
 from fieldmark.data.manifest import read_manifest
+from fieldmark.evaluation.metrics import evaluate_logits
 from fieldmark.models.registry import list_models
+from fieldmark.printing import print_metrics
 from fieldmark.recipe import load_recipe
 
 Verb = Callable[..., Any]  # see conftest.py
@@ -109,6 +112,18 @@ def test_misused_options_end_with_2_and_name_the_word(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("right", "said"), [(60, True), (95, False)])
+def test_an_accuracy_is_held_against_always_giving_one_answer(
+    right: int, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 100 pictures 55 are bees: 60 right answers are no proof of anything, 95 are."""
+    y_true_n = np.array([0] * 45 + [1] * 55)
+    y_pred_n = np.where(np.arange(100) < right, y_true_n, 1 - y_true_n)
+    metrics = evaluate_logits(np.eye(2)[y_pred_n], y_true_n, ("ants", "bees"))
+    print_metrics("test accuracy", metrics)
+    assert ("Always answering 'bees' would give 0.550" in capsys.readouterr().out) == said
+
+
 def test_the_next_command_is_one_that_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [".venv/bin/fieldmark", "demo"])
     monkeypatch.setattr(shutil, "which", lambda name: None)

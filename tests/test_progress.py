@@ -46,9 +46,9 @@ def test_lines_tell_now_and_then_how_far_and_how_long(clock: Clock) -> None:
             task.advance(note="loss 0.31")
     said = screen.getvalue().splitlines()
     assert said == [
-        "decoding: 30/300, about 2 min 15 s left loss 0.31",
-        "decoding: 60/300, about 2 min 00 s left loss 0.31",
-        "decoding: 90/300, about 1 min 45 s left loss 0.31",
+        "decoding: 30/300, about 2 min 15 s left, loss 0.31",
+        "decoding: 60/300, about 2 min 00 s left, loss 0.31",
+        "decoding: 90/300, about 1 min 45 s left, loss 0.31",
     ]
 
 

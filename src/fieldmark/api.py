@@ -15,6 +15,7 @@ from fieldmark.assembly import (
     Source,
     build_network,
     check_classes,
+    check_weights,
     find_samples,
     find_test_part,
     inherit_preprocess,
@@ -29,6 +30,7 @@ from fieldmark.assembly import (
     source_words,
 )
 from fieldmark.checkpoint import load_model, save_model
+from fieldmark.data.candidates import counted
 from fieldmark.data.manifest import write_manifest
 from fieldmark.data.prepare import decode_exactly, prepare_data
 from fieldmark.data.split import split
@@ -49,7 +51,7 @@ from fieldmark.report import (
     write_source_sheet,
     write_training_sheet,
 )
-from fieldmark.rundir import RunDirectory, find_model, new_evaluation, new_run
+from fieldmark.rundir import RunDirectory, find_model, named_directory, new_evaluation, new_run
 from fieldmark.runtime import (
     describe_machine,
     open_runtime,
@@ -112,8 +114,11 @@ def train(
     started = time.perf_counter()
     progress = progress or console_progress()
     recipe = assemble(recipe, {"source": source_words(source), **words}, settings or {})
-    runtime = open_runtime(recipe.device, recipe.precision)
 
+    # What would be refused in the end is refused before anything is looked at.
+    runtime = open_runtime(recipe.device, recipe.precision)
+    check_weights(recipe)
+    named_directory(out, name)
     recipe, inherited = inherit_preprocess(recipe)
 
     # The pictures: found, named, split.
@@ -152,7 +157,7 @@ def train(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     progress.say(
         f"{recipe.model.name}, {num_parameters / 1e6:.1f} M parameters, on {runtime.device}; "
-        f"{len(data.train)} training pictures, {len(train_loader)} steps an epoch; run {run.path}"
+        f"{counted(len(train_loader), 'step')} an epoch; run {run.path}"
     )
     history: list[EpochRow] = []
 

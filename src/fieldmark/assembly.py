@@ -73,6 +73,24 @@ def run_name(recipe: Recipe) -> str:
     return f"{Path(recipe.source).resolve().stem or 'pictures'}-{recipe.model.name}"
 
 
+def check_weights(recipe: Recipe) -> None:
+    """Raise RecipeError where the mode needs weights and none are named, or the other way round."""
+    has_weights = recipe.model.weights != "none"
+    if has_weights and recipe.mode == "scratch":
+        raise RecipeError(
+            "mode scratch starts from random weights, and others are named",
+            given=f"weights = {recipe.model.weights}",
+            fix="leave --mode out to fine-tune them, or leave --weights out",
+        )
+    if not has_weights and recipe.mode not in ("auto", "scratch"):
+        raise RecipeError(
+            f"mode {recipe.mode} starts from trained weights, and none are named",
+            given='weights = "none"',
+            valid="a run, a model.safetensors, or a .safetensors file with torchvision's keys",
+            fix="add --weights, or train with --mode scratch",
+        )
+
+
 def inherit_preprocess(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """Where the weights are a Fieldmark model's, its preprocess fills the words left at "auto":
     weights trained on pictures made in one way are worth less on pictures made in another.
@@ -152,30 +170,15 @@ def build_network(recipe: Recipe, *, num_classes: int, progress: Progress) -> nn
     Raises:
         ModelError: no such network or option.
         CheckpointError: the weights do not fit it.
-        RecipeError: the mode needs weights and none are named, or the other way round.
     """
     assert isinstance(recipe.data.channels, int)
-    has_weights = recipe.model.weights != "none"
-    if has_weights and recipe.mode == "scratch":
-        raise RecipeError(
-            "mode scratch starts from random weights, and others are named",
-            given=f"weights = {recipe.model.weights}",
-            fix="leave --mode out to fine-tune them, or leave --weights out",
-        )
-    if not has_weights and recipe.mode != "scratch":
-        raise RecipeError(
-            f"mode {recipe.mode} starts from trained weights, and none are named",
-            given='weights = "none"',
-            valid="a run, a model.safetensors, or a .safetensors file with torchvision's keys",
-            fix="add --weights, or train with --mode scratch",
-        )
     model = create_model(
         recipe.model.name,
         num_classes=num_classes,
         in_channels=recipe.data.channels,
         **recipe.model.options,
     )
-    if has_weights:
+    if recipe.model.weights != "none":
         progress.say(load_weights(model, find_model(recipe.model.weights)))
     return model
 

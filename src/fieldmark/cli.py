@@ -20,6 +20,7 @@ from fieldmark.errors import FieldmarkError
 from fieldmark.progress import console_progress
 from fieldmark.recipe import parse_setting
 
+LOOK_AT = "curves.png, confusion_matrix.png, predictions.png, pictures.png"
 BAD_PICTURES, PIPE_CLOSED, USER_ERROR, INTERRUPTED = 1, 1, 2, 130
 
 
@@ -148,7 +149,7 @@ def demo(
     console.print(
         f"\n{result.picture} is a {result.label}, and the model says "
         f"[bold]{escape(answer[0])}[/bold] ({answer[1]:.1%}).\n\n"
-        f"Look at    {result.run.path}/curves.png, predictions.png, confusion_matrix.png\n"
+        f"Look at    {result.run.path}/{LOOK_AT}\n"
         f"Next       {_program()} predict {result.run.path} {result.picture} --top 3\n"
         f"           {_program()} train YOUR_PHOTOS      (one folder a class)",
         highlight=False,
@@ -216,7 +217,7 @@ def train(
         strict=strict or None,
     )
     print_run(run.test, run.val)
-    typer.echo(f"\nNext: {_program()} predict {run.path} PICTURES")
+    typer.echo(f"\nLook at {run.path}/{LOOK_AT}\nNext: {_program()} predict {run.path} PICTURES")
 
 
 @app.command(

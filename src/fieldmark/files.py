@@ -54,18 +54,27 @@ def claim_directory(directory: Path) -> None:
     Raises:
         OutputError: it exists and holds something, or cannot be made or written.
     """
+    check_is_unused(directory)
     try:
-        if directory.is_dir() and any(directory.iterdir()):
-            raise OutputError(
-                "the output directory exists and is not empty; nothing in it was touched",
-                given=directory,
-                fix="choose another --name or --out, or remove that directory yourself",
-            )
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
         raise cannot_write(directory, error) from error
+
+
+def check_is_unused(directory: Path) -> None:
+    """Raise OutputError where `directory` holds something already, or cannot be looked into."""
+    try:
+        used = directory.is_dir() and any(directory.iterdir())
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    if used:
+        raise OutputError(
+            "the output directory exists and is not empty; nothing in it was touched",
+            given=directory,
+            fix="choose another --name or --out, or remove that directory yourself",
+        )
 
 
 def free_path(target: Path) -> Path:

@@ -54,6 +54,15 @@ def print_metrics(what: str, metrics: Metrics) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    name, share = metrics.largest_class
+    if accuracy.low <= share:
+        console.print(
+            f"Always answering {printable(name)!r} would give {share:.3f}, which that interval "
+            "does not exclude: these pictures do not show that the model has learnt anything.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def print_predictions(predictions: Iterable[Prediction], top: int, style: str) -> int:

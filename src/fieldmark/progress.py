@@ -122,8 +122,8 @@ class _LineTask:
             return
         self.last_line = now
         left_seconds = (now - self.started) / self.done * (self.total - self.done)
-        text = f"{self.title}: {self.done}/{self.total}, about {duration(left_seconds)} left {note}"
-        self.lines.say(text.rstrip())
+        text = f"{self.title}: {self.done}/{self.total}, about {duration(left_seconds)} left"
+        self.lines.say(f"{text}, {note}" if note else text)
 
 
 def console_progress(*, stderr: bool = False) -> Terminal | Lines:

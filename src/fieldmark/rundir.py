@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fieldmark.errors import CheckpointError, OutputError
-from fieldmark.files import claim_directory, free_directory
+from fieldmark.files import check_is_unused, claim_directory, free_directory
 
 RUNS = Path("runs")
 
@@ -80,20 +80,31 @@ def new_run(out: str | Path | None, name: str | None, default_name: str) -> RunD
     Raises:
         OutputError: it exists and is not empty, cannot be written, or the name is no name.
     """
-    if out is not None:
-        directory = Path(out)
-    elif name is not None:
-        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
-            raise OutputError(
-                "a run's name is one folder name",
-                given=repr(name),
-                fix="leave slashes out, or say where with --out",
-            )
-        directory = RUNS / name
-    else:
-        directory = free_directory(RUNS / default_name)
+    directory = named_directory(out, name) or free_directory(RUNS / default_name)
     claim_directory(directory)
     return RunDirectory(directory)
+
+
+def named_directory(out: str | Path | None, name: str | None) -> Path | None:
+    """The directory that `out` or `name` mean, if one is given and nothing is in it yet.
+
+    Raises:
+        OutputError: there is something in it, or the name is no name.
+    """
+    if out is not None:
+        directory = Path(out)
+    elif name is None:
+        return None
+    elif name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+        raise OutputError(
+            "a run's name is one folder name",
+            given=repr(name),
+            fix="leave slashes out, or say where with --out",
+        )
+    else:
+        directory = RUNS / name
+    check_is_unused(directory)
+    return directory
 
 
 def new_evaluation(run: RunDirectory, out: str | Path | None, default_name: str) -> RunDirectory:
@@ -137,7 +148,7 @@ def find_model(run: str | Path) -> Path:
     made = sorted(str(path.parent) for path in RUNS.glob("*/model.safetensors"))
     raise CheckpointError(
         "no such run or model file",
-        given=run,
+        given=f"{run} (looked for it here and in {RUNS.resolve()})",
         valid=made[-8:] or "a run directory, or a model.safetensors",
-        fix="check the path, or make one with `fieldmark train`",
+        fix="check the path; `fieldmark train` writes runs below the directory it is started in",
     )

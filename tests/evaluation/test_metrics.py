@@ -150,3 +150,10 @@ def test_wilson_keeps_its_promise(share, n):
     hits = np.random.default_rng(0).binomial(n, share, size=20_000)
     held = [(e := wilson(int(h), n)).low <= share <= e.high for h in hits]
     assert 0.93 < np.mean(held) < 0.975
+
+
+def test_the_largest_class_is_what_always_giving_one_answer_reaches() -> None:
+    logits_nk, y_true_n = np.eye(3)[[0, 1, 2, 2, 0]], np.array([0, 1, 1, 1, 2])
+    metrics = evaluate_logits(logits_nk, y_true_n, ("ant", "bee", "wasp"))
+    assert metrics.largest_class == ("bee", 3 / 5)
+    assert metrics.to_dict()["largest_class"] == {"name": "bee", "share": 3 / 5}

@@ -58,6 +58,12 @@ class Metrics:
     confusion_kk: tuple[tuple[int, ...], ...]
     top5_accuracy: Estimate | None = None
 
+    @property
+    def largest_class(self) -> tuple[str, float]:
+        """The commonest true class and its share: what always giving that answer would reach."""
+        largest = max(self.per_class, key=lambda c: c.num_true)
+        return largest.name, largest.num_true / self.accuracy.n
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, always finite; the confusion matrix has a file of its own."""
         values = asdict(self)
@@ -65,6 +71,8 @@ class Metrics:
         if self.top5_accuracy is None:
             del values["top5_accuracy"]
         values["per_class"] = list(values["per_class"])
+        name, share = self.largest_class
+        values["largest_class"] = {"name": name, "share": share}
         return values
 
 

@@ -41,17 +41,19 @@ def draw_confusion(
     cell = side / num_classes
     figure = new_figure(side, side, DPI)
     axes = figure.add_axes((0, 0, 1, 1))  # names stand outside; saving crops around them
-    # The square root shows the small shares off the diagonal, which are what one looks for.
-    image = axes.imshow(
-        shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest"
-    )
+    # Without counts to read, the square root shows the small shares off the diagonal, which are
+    # what one looks for; beside counts it would make a mistake look like a hit.
+    has_counts = num_classes <= MOST_CLASSES_WITH_COUNTS
+    norm = PowerNorm(1.0 if has_counts else 0.5, vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     _write_names(axes, class_names, lettering, cell)
     _draw_grid(axes, num_classes, cell)
-    if num_classes <= MOST_CLASSES_WITH_COUNTS:
+    if has_counts:
         _write_counts(axes, counts, shares, cell)
     bar_axes = figure.add_axes((1 + 0.2 / side, 0, 0.14 / side, 1))
-    bar = figure.colorbar(image, cax=bar_axes, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
-    bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
+    ticks = [0, 0.25, 0.5, 0.75, 1] if has_counts else [0, 0.01, 0.05, 0.2, 0.5, 1]
+    bar = figure.colorbar(image, cax=bar_axes, ticks=ticks)
+    bar.ax.set_yticklabels([f"{tick:.0%}" for tick in ticks])
     bar.ax.tick_params(labelsize=8.5, length=0, labelcolor=INK)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)

@@ -106,7 +106,8 @@ def _draw_panel(
             ends.append((seen[-1], f"{name}\n{written(seen[-1])}", colour))
     _label_ends(axes, ends)
     if best_epoch is not None:
-        _mark_best(axes, best_epoch, train_and_val[1][epochs.index(best_epoch)])
+        value = train_and_val[1][epochs.index(best_epoch)]
+        _mark_best(axes, best_epoch, value, written(value))
 
 
 def epoch_ticks(first: int, last: int) -> list[int]:
@@ -155,7 +156,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def _mark_best(axes: Axes, best_epoch: int, value: float) -> None:
+def _mark_best(axes: Axes, best_epoch: int, value: float, written: str) -> None:
     axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", zorder=1)
     axes.plot(
         [best_epoch],
@@ -171,7 +172,7 @@ def _mark_best(axes: Axes, best_epoch: int, value: float) -> None:
     )
     # Up in the title's line, where it meets neither the lines nor their names.
     axes.set_title(
-        f"○ best: epoch {best_epoch}",
+        f"○ best: epoch {best_epoch}, {written}",
         loc="right",
         fontsize=9,
         color=GREY,

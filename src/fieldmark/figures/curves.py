@@ -117,7 +117,7 @@ def epoch_ticks(first: int, last: int) -> list[int]:
     between = [
         epoch
         for epoch in range(first - first % step, last, step)
-        if epoch - first > step / 2 and last - epoch > step / 2
+        if epoch - first >= step / 2 and last - epoch >= step / 2
     ]
     return sorted({first, *between, last})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,14 @@ from fieldmark.progress import Silent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Cores are few and shared: a slow example is no failure.
-settings.register_profile("fieldmark", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Cores are few and shared: a slow example is no failure. CI tries the same examples every time, so
+# that it judges the change and not the day's luck; everybody else draws new ones.
+settings.register_profile(
+    "fieldmark",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
 settings.load_profile("fieldmark")
 
 MakePictures = Callable[..., Path]

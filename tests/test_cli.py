@@ -190,6 +190,15 @@ def test_demo_trains_and_classifies_a_picture_that_was_held_back(
 # evaluate -----------------------------------------------------------------------------------------
 
 
+def test_a_model_alone_says_that_it_may_know_the_pictures(
+    verb: Verb, tiny_run: fieldmark.Run
+) -> None:
+    shutil.copy(tiny_run.path / "model.safetensors", "alone.safetensors")
+    done = verb("evaluate", "alone.safetensors", tiny_run.path.parent / "photos", "--out", "e")
+    assert done.code == 0, done.err
+    assert "not known which pictures trained it" in done.out
+
+
 def test_evaluate_repeats_the_figures_of_the_training(verb: Verb, tiny_run: fieldmark.Run) -> None:
     done = verb("evaluate", tiny_run.path, "--out", "again")
     assert done.code == 0

@@ -316,6 +316,10 @@ def part_to_evaluate(manifest: Manifest) -> tuple[Manifest, str]:
 def say_shared_pictures(manifest: Manifest, run: RunDirectory, progress: Progress) -> None:
     """Warn when a model is about to be judged on pictures it was trained or chosen on."""
     if not run.manifest.is_file():
+        progress.say(
+            "No manifest stands beside this model, so it is not known which pictures trained it; "
+            "if these are among them, the figures below are too good."
+        )
         return
     used = samples_of(run)
     seen = {file_key(sample.path) for sample in used if sample.part in ("train", "val")}

@@ -82,7 +82,7 @@ def write_prediction_sheet(run: RunDirectory, evaluated: Evaluated, *, seed: int
         truth = names[evaluated.class_names.index(label)]
         captions.append(answer if right else f"{answer}\nis {truth}")
         marks.append(right)
-    pictures = [evaluated.store.get(evaluated.indices_n[i]) for i in chosen]
+    pictures = list(evaluated.store.get_many(evaluated.indices_n[i] for i in chosen))
     accuracy = evaluated.metrics.accuracy
     title = (
         f"{len(chosen)} of {accuracy.n} pictures at random; of all, {accuracy.value:.1%} are right"
@@ -147,7 +147,7 @@ def write_source_sheet(
         )
         write_training_sheet(path, loader, manifest.class_names, num=num)
         return store.left_out
-    pictures = [store.get(index) for index in range(len(store))]
+    pictures = list(store.get_many(range(len(store))))
     names = drawable(manifest.class_names)
     captions = [names[label] for label in labels_of(store, manifest.class_names)]
     title = f"{len(pictures)} of {len(manifest.samples)} pictures at random"

@@ -114,15 +114,19 @@ def normalize(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor
     """(b, c, h, w) uint8 in 0-255, or float in 0-1, to normalised float32."""
     if images_bchw.dtype == torch.uint8:
         images_bchw = images_bchw.float() / 255
-    mean_c11 = torch.tensor(preprocess.mean, device=images_bchw.device).view(-1, 1, 1)
-    std_c11 = torch.tensor(preprocess.std, device=images_bchw.device).view(-1, 1, 1)
+    mean_c11, std_c11 = _mean_std(preprocess, images_bchw.device)
     return (images_bchw - mean_c11) / std_c11
+
+
+def _mean_std(preprocess: Preprocess, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(c, 1, 1) each, so that they broadcast over a batch."""
+    mean_c, std_c = (torch.tensor(v, device=device) for v in (preprocess.mean, preprocess.std))
+    return mean_c.view(-1, 1, 1), std_c.view(-1, 1, 1)
 
 
 def denormalize(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """Inverse of `normalize`, for people to look at: (b, c, h, w) uint8."""
-    mean_c11 = torch.tensor(preprocess.mean, device=images_bchw.device).view(-1, 1, 1)
-    std_c11 = torch.tensor(preprocess.std, device=images_bchw.device).view(-1, 1, 1)
+    mean_c11, std_c11 = _mean_std(preprocess, images_bchw.device)
     return ((images_bchw * std_c11 + mean_c11) * 255).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -159,6 +159,9 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
             interpolation="bilinear"
             if recipe.data.interpolation == "auto"
             else recipe.data.interpolation,
+            channel_order="rgb"
+            if recipe.data.channel_order == "auto"
+            else recipe.data.channel_order,
         ),
         optimizer=replace(recipe.optimizer, lr=lr, weight_decay=decay),
         augment=augment,

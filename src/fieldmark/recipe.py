@@ -64,6 +64,7 @@ class DataRecipe:
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
     mean: tuple[float, ...] | Auto = "auto"  # per channel, 0-1; auto: of the training pictures
     std: tuple[float, ...] | Auto = "auto"
+    channel_order: Literal["auto", "rgb", "bgr"] = "auto"  # bgr: for weights that were trained so
     val_fraction: float = 0.1  # of each class, where the source has no such part
     test_fraction: float = 0.1
     val_is_val: bool = False  # select on a given val/ instead of keeping it for the final test

@@ -53,6 +53,8 @@ class Preprocess:
             centre); "squash" forces the whole picture into the square.
         crop_fraction: the share of the short side that the centre crop keeps, in (0, 1].
         interpolation: how pixels are resampled (antialiased in either case).
+        channel_order: how the network is given colours. "bgr" is for weights that were trained so,
+            as Caffe's and Keras' early ones; `mean` and `std` are in the order of RGB all the same.
     """
 
     size: int
@@ -62,25 +64,28 @@ class Preprocess:
     resize: Literal["crop", "squash"] = "crop"
     crop_fraction: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
     def __post_init__(self) -> None:
         check_choice("resize", self.resize, ("crop", "squash"), error=CheckpointError)
         check_choice(
             "interpolation", self.interpolation, ("bilinear", "bicubic"), error=CheckpointError
         )
+        check_choice("channel_order", self.channel_order, ("rgb", "bgr"), error=CheckpointError)
         per_channel_ok = len(self.mean) == len(self.std) == self.channels
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if (
             self.channels not in (1, 3)
             or not 1 <= self.size <= 8192
             or not 0 < self.crop_fraction <= 1
+            or (self.channel_order == "bgr" and self.channels != 3)
             or not (per_channel_ok and finite and all(s > 0 for s in self.std))
         ):
             raise CheckpointError(
                 "this preprocess makes no sense",
                 given=asdict(self),
                 valid="size 1-8192 px, 1 or 3 channels, a finite mean and a positive std for each "
-                "channel, 0 < crop_fraction <= 1",
+                "channel, 0 < crop_fraction <= 1, bgr with 3 channels only",
                 fix="train the model again, or get the model file anew",
             )
 
@@ -91,7 +96,8 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
         """Inverse of `to_dict`, after a trip through JSON (tuples arrive as lists)."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(values, Mapping) or set(values) != names:
+        # Files written before there was a channel_order are all of RGB.
+        if not isinstance(values, Mapping) or set(values) | {"channel_order"} != names:
             raise CheckpointError(
                 "the model file does not describe its preprocess as this version does",
                 given=values,
@@ -107,6 +113,7 @@ class Preprocess:
                 resize=values["resize"],
                 crop_fraction=float(values["crop_fraction"]),
                 interpolation=values["interpolation"],
+                channel_order=values.get("channel_order", "rgb"),
             )
         except (TypeError, ValueError, OverflowError) as error:  # Overflow: JSON's Infinity
             if isinstance(error, CheckpointError):

@@ -133,6 +133,7 @@ def draft_preprocess(recipe: Recipe) -> Preprocess:
     assert isinstance(data.crop_fraction, float)
     assert data.resize != "auto"
     assert data.interpolation != "auto"
+    assert data.channel_order != "auto"
     for word, values in (("mean", data.mean), ("std", data.std)):
         if values != "auto" and len(values) != data.channels:
             raise RecipeError(
@@ -149,6 +150,7 @@ def draft_preprocess(recipe: Recipe) -> Preprocess:
         resize=data.resize,
         crop_fraction=data.crop_fraction,
         interpolation=data.interpolation,
+        channel_order=data.channel_order,
     )
 
 

@@ -111,11 +111,15 @@ def to_batch(pictures: Iterable[Pixels]) -> torch.Tensor:
 
 
 def normalize(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """(b, c, h, w) uint8 in 0-255, or float in 0-1, to normalised float32."""
+    """(b, c, h, w) uint8 in 0-255, or float in 0-1, to normalised float32.
+
+    Colours come in as RGB and leave in the network's order; flipping keeps the memory format.
+    """
     if images_bchw.dtype == torch.uint8:
         images_bchw = images_bchw.float() / 255
     mean_c11, std_c11 = _mean_std(preprocess, images_bchw.device)
-    return (images_bchw - mean_c11) / std_c11
+    normalized = (images_bchw - mean_c11) / std_c11
+    return normalized.flip(1) if preprocess.channel_order == "bgr" else normalized
 
 
 def _mean_std(preprocess: Preprocess, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +129,9 @@ def _mean_std(preprocess: Preprocess, device: torch.device) -> tuple[torch.Tenso
 
 
 def denormalize(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """Inverse of `normalize`, for people to look at: (b, c, h, w) uint8."""
+    """Inverse of `normalize`, for people to look at: (b, c, h, w) uint8, RGB."""
+    if preprocess.channel_order == "bgr":
+        images_bchw = images_bchw.flip(1)
     mean_c11, std_c11 = _mean_std(preprocess, images_bchw.device)
     return ((images_bchw * std_c11 + mean_c11) * 255).round().clamp(0, 255).to(torch.uint8)
 

@@ -7,7 +7,9 @@ Krizhevsky, "One weird trick for parallelizing convolutional neural networks", a
 2014: one tower, somewhat narrower than the two together. `alexnet` is that one, with the widths
 and the state-dict keys of torchvision's weights.
 
-Both leave out the first paper's local response normalisation, which later work found no use for.
+Both leave out the first paper's local response normalisation (section 3.3), as the second does and
+VGG's paper advises: there it cost time and memory and brought nothing (arXiv:1409.1556, table 3,
+A-LRN beside A). `lrn=True` puts it back where the paper has it.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ class AlexNet(nn.Module):
     Args:
         name: a key of `VARIANTS`.
         dropout: share of the inputs of each hidden dense layer dropped in training (paper, 4.2).
+        lrn: divide what the first two convolutions see by how strongly five neighbouring channels
+            answer at the same place (paper, 3.3). It has no weights.
 
     Raises:
         ModelError: a count below one, or dropout outside [0, 1).
@@ -57,6 +61,8 @@ class AlexNet(nn.Module):
 
     variants: ClassVar = VARIANTS
     stages: tuple[str, ...] = ("block1", "block2", "block3", "block4", "block5", "head")
+    first_convs: tuple[str, ...] = ("features.0",)
+    classifiers: tuple[str, ...] = ("classifier.6",)
 
     def __init__(
         self,
@@ -65,6 +71,7 @@ class AlexNet(nn.Module):
         in_channels: int = 3,
         *,
         dropout: float = 0.5,
+        lrn: bool = False,
     ) -> None:
         super().__init__()
         check_counts(num_classes=num_classes, in_channels=in_channels)
@@ -76,10 +83,10 @@ class AlexNet(nn.Module):
 
         self.features = nn.Sequential(  # sizes for 224 px
             nn.Conv2d(in_channels, w1, kernel_size=11, stride=4, padding=2),  # (b, w1, 55, 55)
-            nn.ReLU(inplace=True),
+            relu_and_norm(lrn),
             nn.MaxPool2d(kernel_size=3, stride=2),  # (b, w1, 27, 27): windows overlap, paper 3.4
             nn.Conv2d(w1, w2, kernel_size=5, padding=2),  # (b, w2, 27, 27)
-            nn.ReLU(inplace=True),
+            relu_and_norm(lrn),
             nn.MaxPool2d(kernel_size=3, stride=2),  # (b, w2, 13, 13)
             nn.Conv2d(w2, w3, kernel_size=3, padding=1),  # (b, w3, 13, 13)
             nn.ReLU(inplace=True),
@@ -132,3 +139,12 @@ class AlexNet(nn.Module):
         assert isinstance(last, nn.Linear)
         self.classifier[-1] = fresh_linear(last, num_classes)
         self.num_classes = self.architecture["num_classes"] = num_classes
+
+
+def relu_and_norm(lrn: bool) -> nn.Module:
+    """The step after a convolution; one module either way, so that no state-dict key changes."""
+    relu = nn.ReLU(inplace=True)
+    if not lrn:
+        return relu
+    # The paper's alpha of 1e-4 weighs the sum over the 5 channels, torch's their mean.
+    return nn.Sequential(relu, nn.LocalResponseNorm(size=5, alpha=5 * 1e-4, beta=0.75, k=2.0))

@@ -1,8 +1,9 @@
 """What every network here promises, and the checks they share.
 
-A network is a row of named stages, from the input to the output. Running the modules of
-`stage_modules()` one after another, stage after stage, is the network: freezing up to a stage, or
-storing what a frozen part puts out, needs to know nothing else about it.
+A network is a row of named stages, from the input to the output; freezing up to a stage needs to
+know nothing else about it. In the networks written out here, running the modules of
+`stage_modules()` one after another, stage after stage, is the network; timm's, which come through
+`timm_bridge`, keep the rest of the contract, but may do something between two modules.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ class Network(Protocol):
         name: the name in the registry, such as `resnet18`.
         stages: names of the parts, input to output; the last one, `head`, holds the classifier.
         num_classes, in_channels: what it puts out and takes in.
+        first_convs: where pictures come in: layers, by their names in the state dict, whose weights
+            have one slice a channel, (out, in_channels, ...). One, but for a few of timm's.
+        classifiers: the last layers, by their names in the state dict, whose outputs are the
+            classes. One, but for a few of timm's; none where the features are the classes.
         min_size_px: the smallest height and width of a picture it admits.
         architecture: how `create_model` can build it again: name, options, num_classes,
             in_channels; plain values that JSON can hold.
@@ -32,6 +37,8 @@ class Network(Protocol):
     stages: tuple[str, ...]
     num_classes: int
     in_channels: int
+    first_convs: tuple[str, ...]
+    classifiers: tuple[str, ...]
     min_size_px: int
     architecture: dict[str, Any]
 
@@ -39,7 +46,10 @@ class Network(Protocol):
         """Logits, shape (b, k)."""
 
     def stage_modules(self) -> dict[str, list[nn.Module]]:
-        """The modules of each stage in the order they run; together they hold every weight once."""
+        """The modules of each stage in the order they run; together they hold every weight once.
+
+        Weights that belong to no layer, such as a class token, come as an `nn.ParameterList`.
+        """
 
     def forward_features(self, images_bchw: Tensor) -> Tensor:
         """Everything before the head: a map, shape (b, channels, height, width).
@@ -99,6 +109,17 @@ def check_dropout(dropout: float) -> None:
         )
 
 
+def check_norm_eps(norm_eps: float) -> None:
+    """Raise ModelError unless batch norms can divide by the root of a variance plus this."""
+    if not 0 < norm_eps < 1:  # NaN ends here too
+        raise ModelError(
+            "norm_eps is out of range",
+            given=norm_eps,
+            valid="a small number above 0",
+            fix="1e-5 is torch's own",
+        )
+
+
 def check_images(network: Network, images_bchw: Tensor) -> None:
     """Raise ModelError where torch would fail later, deep in a layer and in its own words."""
     shape = tuple(images_bchw.shape)
@@ -130,6 +151,24 @@ def check_images(network: Network, images_bchw: Tensor) -> None:
             given=f"{shape[2]} px high, {shape[3]} px wide",
             valid=f"{smallest_px} px or more on both sides",
             fix=f"use --size {smallest_px} or more; `fieldmark models` lists what each admits",
+        )
+
+
+def check_norm_has_values(network: Network, images_bchw: Tensor, alone_px: int) -> None:
+    """Raise ModelError where batch norm would have to learn from one value a channel.
+
+    Args:
+        alone_px: the side from which a picture alone leaves the last stage with more than one px.
+    """
+    num_pictures, _, height, width = images_bchw.shape
+    last_stage = network.stage_modules()[network.stages[-2]]
+    learns = any(module.training for module in last_stage)
+    if learns and num_pictures == 1 and max(height, width) < alone_px:
+        raise ModelError(
+            f"{network.name} cannot train on a batch of one picture this small",
+            given=f"1 picture, {height} px high, {width} px wide",
+            valid=f"2 or more pictures, or a side of {alone_px} px or more",
+            fix="use a larger --batch-size or --size; for prediction, call model.eval() first",
         )
 
 

@@ -13,13 +13,16 @@ from torch import nn
 
 from fieldmark.errors import ModelError, check_choice
 from fieldmark.models.alexnet import AlexNet
+from fieldmark.models.c3 import C3ResNet
+from fieldmark.models.contract import as_network
 from fieldmark.models.resnet import ResNet
 from fieldmark.models.vgg import VGG
 
-_NETWORKS: dict[str, type[AlexNet] | type[VGG] | type[ResNet]] = {
+_NETWORKS: dict[str, type[AlexNet] | type[VGG] | type[ResNet] | type[C3ResNet]] = {
     **dict.fromkeys(AlexNet.variants, AlexNet),
     **dict.fromkeys(VGG.variants, VGG),
     **dict.fromkeys(ResNet.variants, ResNet),
+    **dict.fromkeys(C3ResNet.variants, C3ResNet),
 }
 MODEL_NAMES: Final = tuple(_NETWORKS)  # family by family, small to large
 
@@ -89,6 +92,7 @@ def check_options(
         for parameter in inspect.signature(build).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+    settled.update(getattr(_NETWORKS[name].variants[name], "options", {}))
     for option, value in options.items():
         check_choice(f"option of {name}", option, tuple(settled), also, error=ModelError)
         hint = hints[option]
@@ -124,7 +128,7 @@ def model_card(name: str) -> ModelCard:
 def _card(name: str) -> ModelCard:
     network = _NETWORKS[name]
     with torch.device("meta"):  # shapes without memory: counting costs milliseconds
-        model = network(name)
+        model = create_model(name)
     variant = network.variants[name]
     return ModelCard(
         name=name,
@@ -132,7 +136,7 @@ def _card(name: str) -> ModelCard:
         year=variant.year,
         paper=variant.paper,
         default_size_px=variant.default_size_px,
-        min_size_px=model.min_size_px,
+        min_size_px=as_network(model).min_size_px,
         has_norm=any(isinstance(module, nn.BatchNorm2d) for module in model.modules()),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )

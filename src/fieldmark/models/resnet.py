@@ -7,11 +7,16 @@ shape changes, x goes through a 1x1 convolution first (option B of the paper).
 Bottlenecks halve the map in their 3x3 convolution, as torchvision's do ("v1.5"), not in the first
 1x1 as in the paper; `stride_on_first_1x1` gives the paper's. State-dict keys are torchvision's.
 `resnet10` is not in the paper: the same network with one block a stage, for tiny pictures.
+
+The two `_keras` variants compute what Keras' networks of that name compute, so that their weights
+can be taken over (`keras_weights`): `resnet50_keras2017` is the first ResNet-50 that came with
+Keras, and `resnet50_keras` today's `keras.applications.ResNet50`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -20,6 +25,8 @@ from fieldmark.errors import ModelError, check_choice
 from fieldmark.models.contract import (
     check_counts,
     check_images,
+    check_norm_eps,
+    check_norm_has_values,
     fresh_linear,
     init_conv,
     smallest_input_px,
@@ -33,7 +40,10 @@ class Variant:
     default_size_px: int = 224
     year: int = 2015
     paper: str = "arXiv:1512.03385"
+    options: Mapping[str, Any] = field(default_factory=dict)  # what `create_model` starts from
 
+
+KERAS_OPTIONS = {"conv_bias": True, "stride_on_first_1x1": True}
 
 VARIANTS = {
     "resnet10": Variant(False, (1, 1, 1, 1), default_size_px=64),
@@ -42,17 +52,25 @@ VARIANTS = {
     "resnet50": Variant(True, (3, 4, 6, 3)),
     "resnet101": Variant(True, (3, 4, 23, 3)),
     "resnet152": Variant(True, (3, 8, 36, 3)),
+    "resnet50_keras2017": Variant(
+        True, (3, 4, 6, 3), options={**KERAS_OPTIONS, "pool_padding": 0, "norm_eps": 1e-3}
+    ),
+    "resnet50_keras": Variant(True, (3, 4, 6, 3), options={**KERAS_OPTIONS, "norm_eps": 1.001e-5}),
 }
 STAGE_WIDTHS = (64, 128, 256, 512)  # channels of the 3x3 convolutions in layer1 to layer4
 
 
 @dataclass(frozen=True)
-class Options:
+class BlockOptions:
     """What a block needs to know of `ResNet`'s options."""
 
     conv_bias: bool
     norm_shortcut: bool
     stride_on_first_1x1: bool
+    norm_eps: float
+
+    def norm(self, channels: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(channels, eps=self.norm_eps)
 
 
 class BasicBlock(nn.Module):
@@ -60,13 +78,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1  # channels out = width * expansion
 
-    def __init__(self, channels: int, width: int, stride: int, options: Options) -> None:
+    def __init__(self, channels: int, width: int, stride: int, options: BlockOptions) -> None:
         super().__init__()
         bias = options.conv_bias
         self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=bias)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = options.norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = options.norm(width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(channels, width, stride, options)
 
@@ -82,16 +100,16 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int, options: Options) -> None:
+    def __init__(self, channels: int, width: int, stride: int, options: BlockOptions) -> None:
         super().__init__()
         bias = options.conv_bias
         stride_1x1, stride_3x3 = (stride, 1) if options.stride_on_first_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(channels, width, 1, stride=stride_1x1, bias=bias)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = options.norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride_3x3, padding=1, bias=bias)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = options.norm(width)
         self.conv3 = nn.Conv2d(width, width * 4, 1, bias=bias)
-        self.bn3 = nn.BatchNorm2d(width * 4)
+        self.bn3 = options.norm(width * 4)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(channels, width * 4, stride, options)
 
@@ -103,13 +121,15 @@ class Bottleneck(nn.Module):
         return added
 
 
-def shortcut(channels: int, num_out: int, stride: int, options: Options) -> nn.Sequential | None:
+def shortcut(
+    channels: int, num_out: int, stride: int, options: BlockOptions
+) -> nn.Sequential | None:
     """The way round a block; None where the input can be added as it is."""
     if stride == 1 and channels == num_out:
         return None
     layers: list[nn.Module] = [nn.Conv2d(channels, num_out, 1, stride, bias=options.conv_bias)]
     if options.norm_shortcut:
-        layers.append(nn.BatchNorm2d(num_out))
+        layers.append(options.norm(num_out))
     return nn.Sequential(*layers)
 
 
@@ -129,13 +149,18 @@ class ResNet(nn.Module):
             paper and the original Keras network, not in its 3x3. Bottleneck variants only.
         pool_padding: px around the map before the stem's pooling, 1 or 0. The original Keras
             network has 0: from 224 px the pooling makes 55x55 instead of 56x56.
+        norm_eps: what batch norms add to the variance, above 0. Keras' is larger than torch's.
+
+    A variant's own options (`VARIANTS[name].options`) are `create_model`'s to fill in.
 
     Raises:
-        ModelError: a count below one, or an option the variant does not have.
+        ModelError: a count below one, or an option the variant does not have or out of range.
     """
 
     variants: ClassVar = VARIANTS
     stages: tuple[str, ...] = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+    first_convs: tuple[str, ...] = ("conv1",)
+    classifiers: tuple[str, ...] = ("fc",)
 
     def __init__(
         self,
@@ -147,11 +172,13 @@ class ResNet(nn.Module):
         norm_shortcut: bool = True,
         stride_on_first_1x1: bool = False,
         pool_padding: int = 1,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         variant = VARIANTS[name]
         check_counts(num_classes=num_classes, in_channels=in_channels)
         check_choice("pool_padding", pool_padding, (0, 1), error=ModelError)
+        check_norm_eps(norm_eps)
         if stride_on_first_1x1 and not variant.bottleneck:
             raise ModelError(
                 f"{name} has no 1x1 convolutions for stride_on_first_1x1 to move the stride to",
@@ -161,13 +188,13 @@ class ResNet(nn.Module):
         self.name, self.num_classes, self.in_channels = name, num_classes, in_channels
         self.architecture: dict[str, Any] = {}  # create_model writes it
 
+        block = Bottleneck if variant.bottleneck else BasicBlock
+        options = BlockOptions(conv_bias, norm_shortcut, stride_on_first_1x1, norm_eps)
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=conv_bias)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = options.norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=pool_padding)
 
-        block = Bottleneck if variant.bottleneck else BasicBlock
-        options = Options(conv_bias, norm_shortcut, stride_on_first_1x1)
         channels = 64
         layers: list[nn.Sequential] = []
         for width, num_blocks in zip(STAGE_WIDTHS, variant.num_blocks, strict=True):
@@ -199,7 +226,7 @@ class ResNet(nn.Module):
 
     def forward_features(self, images_bchw: Tensor) -> Tensor:
         check_images(self, images_bchw)
-        self._check_norm_has_values(images_bchw)
+        check_norm_has_values(self, images_bchw, self.min_size_alone_px)
         # Sizes for 224 px; e is the block's expansion, 1 or 4.
         x = self.relu(self.bn1(self.conv1(images_bchw)))  # (b, 64, 112, 112)
         x = self.maxpool(x)  # (b, 64, 56, 56)
@@ -209,18 +236,6 @@ class ResNet(nn.Module):
         x = self.layer4(x)  # (b, 512 e, 7, 7)
         features: Tensor = x
         return features
-
-    def _check_norm_has_values(self, images_bchw: Tensor) -> None:
-        """One small picture alone ends as one px, and batch norm cannot train on one value."""
-        num_pictures, _, height, width = images_bchw.shape
-        enough = max(height, width) >= self.min_size_alone_px
-        if self.layer4.training and num_pictures == 1 and not enough:
-            raise ModelError(
-                f"{self.name} cannot train on a batch of one picture this small",
-                given=f"1 picture, {height} px high, {width} px wide",
-                valid=f"2 or more pictures, or a side of {self.min_size_alone_px} px or more",
-                fix="use a larger --batch-size or --size; for prediction, call model.eval() first",
-            )
 
     def forward_head(self, features: Tensor) -> Tensor:
         flat = self.flatten(self.avgpool(features))  # (b, 512 e)

@@ -66,6 +66,8 @@ class VGG(nn.Module):
 
     variants: ClassVar = VARIANTS
     stages: tuple[str, ...] = ("block1", "block2", "block3", "block4", "block5", "head")
+    first_convs: tuple[str, ...] = ("features.0",)
+    classifiers: tuple[str, ...] = ("classifier.6",)
 
     def __init__(
         self,

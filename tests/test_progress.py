@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fieldmark import progress
-from fieldmark.progress import Lines, Silent, Terminal, console_progress, duration
+from fieldmark.progress import Lines, Silent, Terminal, console_progress, duration, size
 
 # Class and file names come as they are; none of these may change or break what is shown.
 AWKWARD = "[red]ants[/] [/b] :bee: {task} %s 蚂蚁"
@@ -68,6 +68,47 @@ def test_a_slow_start_with_nothing_done_yet_is_no_division_by_zero(clock: Clock)
         assert screen.getvalue() == ""
         task.advance()
     assert screen.getvalue() == "decoding: 1/10, about 9 min 00 s left\n"
+
+
+def test_bytes_are_counted_as_sizes_and_what_was_there_before_is_no_speed(clock: Clock) -> None:
+    lines, screen = watched(Lines)
+    with lines.task("model.pth", 100_000_000, done=60_000_000, in_bytes=True) as task:
+        clock.now += 20
+        task.advance(10_000_000)  # 10 MB in 20 s: 30 MB are left
+    assert screen.getvalue() == "model.pth: 70.0 MB/100.0 MB, about 1 min 00 s left\n"
+
+
+def test_a_total_that_nobody_knows_is_no_time_left(clock: Clock) -> None:
+    lines, screen = watched(Lines)
+    with lines.task("model.pth", None, in_bytes=True) as task:
+        clock.now += 20
+        task.advance(1_500, note="slow")
+    assert screen.getvalue() == "model.pth: 1.5 kB, slow\n"
+
+
+@pytest.mark.parametrize("total", [100_000_000, None])
+def test_a_bar_of_bytes_begins_with_what_is_there(total: int | None) -> None:
+    terminal, screen = watched(Terminal)
+    with terminal.task("model.pth", total, done=60_000_000, in_bytes=True) as task:
+        task.advance(10_000_000)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert ("70.0/100.0 MB" if total else "70.0/? MB") in plain
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "shown"),
+    [
+        (0, "0 bytes"),
+        (949, "949 bytes"),
+        (1_000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_999, "1.0 MB"),
+        (97_800_000, "97.8 MB"),
+        (5_250_000_000, "5.2 GB"),
+    ],
+)
+def test_sizes_are_for_people(num_bytes: int, shown: str) -> None:
+    assert size(num_bytes) == shown
 
 
 @pytest.mark.parametrize("console_type", [Terminal, Lines])

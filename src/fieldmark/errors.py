@@ -60,6 +60,10 @@ class CheckpointError(FieldmarkError):
     """A model file is missing, damaged, or not one of Fieldmark's."""
 
 
+class DownloadError(FieldmarkError):
+    """A file from the web is not to be had, or is not the one that was meant."""
+
+
 class OutputError(FieldmarkError):
     """A result cannot be written where it should go."""
 

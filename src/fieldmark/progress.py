@@ -6,13 +6,14 @@ A job takes a `Progress` and never asks which kind it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -36,8 +37,16 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Print a line that stays."""
 
-    def task(self, title: str, total: int) -> AbstractContextManager[Task]:
-        """`with progress.task("decoding", 245) as task:` counts to `total`."""
+    def task(
+        self, title: str, total: int | None, *, done: int = 0, in_bytes: bool = False
+    ) -> AbstractContextManager[Task]:
+        """`with progress.task("decoding", 245) as task:` counts to `total`.
+
+        Args:
+            total: None where nobody knows.
+            done: what was there before the job began, and tells nothing about its speed.
+            in_bytes: what is counted are bytes, and shown as MB.
+        """
 
 
 class Silent:
@@ -47,7 +56,9 @@ class Silent:
         pass
 
     @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Task]:
+    def task(
+        self, title: str, total: int | None, *, done: int = 0, in_bytes: bool = False
+    ) -> Iterator[Task]:
         yield self
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -65,11 +76,13 @@ class Terminal:
         self.console.print(text, markup=False, emoji=False, highlight=False)
 
     @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Task]:
+    def task(
+        self, title: str, total: int | None, *, done: int = 0, in_bytes: bool = False
+    ) -> Iterator[Task]:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            DownloadColumn() if in_bytes else MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -84,7 +97,7 @@ class Terminal:
             redirect_stdout=False,
             redirect_stderr=False,
         ) as bars:
-            yield _Bar(bars, bars.add_task(title, total=total, note=""))
+            yield _Bar(bars, bars.add_task(title, total=total, completed=done, note=""))
 
 
 class _Bar:
@@ -105,24 +118,32 @@ class Lines:
         self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Task]:
-        yield _LineTask(self, title, total)
+    def task(
+        self, title: str, total: int | None, *, done: int = 0, in_bytes: bool = False
+    ) -> Iterator[Task]:
+        yield _LineTask(self, title, total, done, in_bytes)
 
 
 class _LineTask:
-    def __init__(self, lines: Lines, title: str, total: int) -> None:
+    def __init__(
+        self, lines: Lines, title: str, total: int | None, done: int, in_bytes: bool
+    ) -> None:
         self.lines, self.title, self.total = lines, title, total
-        self.done = 0
+        self.shown: Callable[[int], str] = size if in_bytes else str
+        self.before = self.done = done
         self.started = self.last_line = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
         now = time.monotonic()
-        if self.done == 0 or now - self.last_line < PLAIN_LINE_EVERY_SECONDS:
+        if self.done == self.before or now - self.last_line < PLAIN_LINE_EVERY_SECONDS:
             return
         self.last_line = now
-        left_seconds = (now - self.started) / self.done * (self.total - self.done)
-        text = f"{self.title}: {self.done}/{self.total}, about {duration(left_seconds)} left"
+        text = f"{self.title}: {self.shown(self.done)}"
+        if self.total is not None:
+            unit_seconds = (now - self.started) / (self.done - self.before)
+            left = duration(unit_seconds * (self.total - self.done))
+            text += f"/{self.shown(self.total)}, about {left} left"
         self.lines.say(f"{text}, {note}" if note else text)
 
 
@@ -140,3 +161,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(num_bytes: int) -> str:
+    """An amount of bytes for people, in powers of 1000 as disks are sold: `97.8 MB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= 0.99995 * factor:  # from here on, kB would be rounded to 1000.0
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes} bytes"

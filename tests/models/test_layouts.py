@@ -194,3 +194,8 @@ def test_a_network_of_bgr_turned_round_takes_rgb(name: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(expected, unturned, atol=1e-3)
+
+
+def test_without_a_first_convolution_nothing_is_turned_in_silence() -> None:
+    with pytest.raises(ModelError, match="no first convolution that could be turned round"):
+        take_rgb({"weight": torch.ones(1)}, ())

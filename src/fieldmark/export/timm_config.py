@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from fieldmark.models.contract import Network
-from fieldmark.models.layouts import OURS, Foreign
+from fieldmark.models.layouts import Foreign
+from fieldmark.models.timm_bridge import TimmNetwork
 from fieldmark.types import Preprocess
 
 
@@ -25,7 +26,9 @@ def timm_config(
         network: the same as Fieldmark has it.
     """
     size, channels = preprocess.size, preprocess.channels
-    arguments = foreign.arguments if channels == 3 else {**foreign.arguments, "in_chans": channels}
+    is_fixed, arguments = _size_arguments(foreign, network)
+    if channels != 3:
+        arguments["in_chans"] = channels
     classifiers = [foreign.renamed.get(layer, layer) for layer in network.classifiers]
     config: dict[str, Any] = {
         "architecture": foreign.name,
@@ -33,7 +36,7 @@ def timm_config(
         "label_names": list(class_names),
         "pretrained_cfg": {
             "input_size": [channels, size, size],
-            "fixed_input_size": network.name not in OURS and _is_fixed(foreign),
+            "fixed_input_size": is_fixed,
             "interpolation": preprocess.interpolation,
             "crop_pct": crop_pct(preprocess),
             "crop_mode": "squash" if preprocess.resize == "squash" else "center",
@@ -44,11 +47,25 @@ def timm_config(
             "classifier": _one_or_many(classifiers),
         },
     }
-    if classifiers:  # for people who read the file; timm builds nothing from it
-        config["num_features"] = foreign.tensors[f"{classifiers[0]}.weight"].shape[1]
     if arguments:
         config["model_args"] = arguments
     return config
+
+
+def _size_arguments(foreign: Foreign, network: Network) -> tuple[bool, dict[str, Any]]:
+    """Whether the network is built for one size of pictures, as most transformers are, and the
+    arguments with which timm builds it so.
+
+    timm builds those for the `input_size` above. Where such a network was made flexible, timm no
+    longer looks there, and must be told for which size the embeddings of positions are.
+    """
+    arguments = dict(foreign.arguments)
+    if not isinstance(network, TimmNetwork):  # ours take any size
+        return False, arguments
+    by_nature = bool(cast("Any", network.net).pretrained_cfg.get("fixed_input_size"))
+    if by_nature and network.fixed_size_px is None:
+        arguments.setdefault("img_size", network.default_size_px)
+    return network.fixed_size_px is not None, arguments
 
 
 def crop_pct(preprocess: Preprocess) -> float:
@@ -68,18 +85,6 @@ def crop_pct(preprocess: Preprocess) -> float:
     while math.floor(size / share) < resize_px:  # the division was rounded up
         share = math.nextafter(share, 0)
     return share
-
-
-def _is_fixed(foreign: Foreign) -> bool:
-    """Whether one of timm's is built for one size of pictures, as most transformers are."""
-    if foreign.arguments.get("dynamic_img_size"):
-        return False
-    if "img_size" in foreign.arguments:
-        return True
-    from timm.models import get_pretrained_cfg  # here: importing it takes seconds
-
-    default = get_pretrained_cfg(foreign.name)
-    return bool(default and default.fixed_input_size)
 
 
 def _one_or_many(layers: Sequence[str]) -> str | list[str] | None:

@@ -17,7 +17,8 @@ from typing import Any, Final
 from torch import Tensor
 
 from fieldmark.errors import ModelError
-from fieldmark.models import alexnet, c3, resnet, vgg
+from fieldmark.models import resnet, vgg
+from fieldmark.models.own import is_own
 
 # VGG's layers with weights, ours -> timm's, and what the weights are shaped into there.
 VGG_LAYERS: Final = {
@@ -36,7 +37,6 @@ PLAIN_RESNET: Final = {
     "pool_padding": 1,
     "norm_eps": 1e-5,
 }
-OURS: Final = {*alexnet.VARIANTS, *vgg.VARIANTS, *resnet.VARIANTS, *c3.VARIANTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def to_torchvision(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor
         ModelError: torchvision has no such network; says who has.
     """
     name, options = str(architecture["name"]), architecture["options"]
-    if name not in OURS:
+    if not is_own(name):
         raise _not_there("torchvision", name, instead="timm, hf")
     if name in resnet.VARIANTS:
         _check_plain(name, options)
@@ -97,7 +97,7 @@ def to_timm(
         ModelError: timm has no such network, or not for pictures of this size; says who has.
     """
     name, options = str(architecture["name"]), architecture["options"]
-    if name not in OURS:
+    if not is_own(name):
         return Foreign(timm_name(name), dict(options), dict(tensors))
     if name in resnet.VARIANTS:
         _check_plain(name, options)
@@ -147,7 +147,16 @@ def take_rgb(tensors: Mapping[str, Tensor], first_convs: Iterable[str]) -> dict[
 
     Args:
         first_convs: as in `contract.Network`.
+
+    Raises:
+        ModelError: there are none, so nothing can be turned.
     """
+    first_convs = tuple(first_convs)
+    if not first_convs:
+        raise ModelError(
+            "this network takes BGR, and has no first convolution that could be turned round",
+            fix="train it again with data.channel_order=rgb to take it elsewhere",
+        )
     turned = dict(tensors)
     for layer in first_convs:
         weight = turned[f"{layer}.weight"]

@@ -54,7 +54,7 @@ def test_what_is_sure_to_be_refused_is_refused_before_a_picture_is_opened(
     def no_scan(*args: Any, **words: Any) -> None:
         raise AssertionError("the pictures were looked at")
 
-    monkeypatch.setattr("fieldmark.assembly.scan", no_scan)
+    monkeypatch.setattr("fieldmark.assembly.pictures.scan", no_scan)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="exists and is not empty"):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import fieldmark
-from fieldmark import cli
+from fieldmark.cli import options
 from fieldmark.data.manifest import read_manifest
 from fieldmark.evaluation.metrics import evaluate_logits
 from fieldmark.models.registry import list_models
@@ -127,9 +127,9 @@ def test_an_accuracy_is_held_against_always_giving_one_answer(
 def test_the_next_command_is_one_that_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [".venv/bin/fieldmark", "demo"])
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert cli._program() == ".venv/bin/fieldmark"
+    assert options.program() == ".venv/bin/fieldmark"
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert cli._program() == "fieldmark"
+    assert options.program() == "fieldmark"
 
 
 def test_train_says_where_it_stands_and_leaves_everything(
@@ -150,7 +150,7 @@ def test_train_says_where_it_stands_and_leaves_everything(
     lines = done.out.splitlines()
     assert "stratified by class: 80/10/10 train/val/test, seed 7" in lines[0]
     assert [line.split("/")[0].split()[-1] for line in lines if "/2 " in line] == ["1", "2"]
-    assert lines[-1] == f"Next: {cli._program()} predict {run} PICTURES"
+    assert lines[-1] == f"Next: {options.program()} predict {run} PICTURES"
 
     # What was printed is what was written.
     metrics = json.loads((run / "metrics.json").read_text())
@@ -395,7 +395,6 @@ def test_summary_of_a_run(verb: Verb, tiny_run: fieldmark.Run) -> None:
 def test_models_are_all_listed_at_eighty_columns(verb: Verb, terminal: None) -> None:
     lines = verb("models").out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [card.name for card in list_models()]
-    assert len(lines) == 1 + 16
     assert all(len(line) <= 80 and "…" not in line for line in lines)
 
 

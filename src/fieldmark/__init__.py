@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fieldmark.api import Evaluation, Run, evaluate, show, train
     from fieldmark.errors import FieldmarkError
+    from fieldmark.export.folders import export_weights
+    from fieldmark.intake import import_weights
     from fieldmark.models.registry import create_model, list_models
     from fieldmark.models.summary import summarize
     from fieldmark.predict import Predictor, load
@@ -34,6 +36,8 @@ __all__ = [
     "Run",
     "create_model",
     "evaluate",
+    "export_weights",
+    "import_weights",
     "list_models",
     "load",
     "load_recipe",
@@ -54,6 +58,8 @@ _HOMES = {
     "Run": "api",
     "create_model": "models.registry",
     "evaluate": "api",
+    "export_weights": "export.folders",
+    "import_weights": "intake",
     "list_models": "models.registry",
     "load": "predict",
     "load_recipe": "recipe",

@@ -11,22 +11,26 @@ from typing import Any, Unpack
 from torch import nn
 
 from fieldmark import __version__
-from fieldmark.assembly import (
-    Source,
+from fieldmark.assembly.network import (
     build_network,
-    check_classes,
     check_weights,
+    find_weights,
+    inherit,
+    inherit_per_channel,
+    model_info,
+    run_name,
+    settle_for,
+)
+from fieldmark.assembly.pictures import (
+    Source,
+    check_classes,
     find_samples,
     find_test_part,
-    inherit_preprocess,
     make_loaders,
-    model_info,
     part_to_evaluate,
-    run_name,
     say_left_out,
     say_shared_pictures,
     scan_for,
-    settle_for,
     source_words,
 )
 from fieldmark.checkpoint import load_model, save_model
@@ -119,7 +123,6 @@ def train(
     runtime = open_runtime(recipe.device, recipe.precision)
     check_weights(recipe)
     named_directory(out, name)
-    recipe, inherited = inherit_preprocess(recipe)
 
     # The pictures: found, named, split.
     found, source_names = find_samples(source, recipe, progress)
@@ -131,13 +134,18 @@ def train(
         val_is_val=recipe.data.val_is_val,
         train_limit=recipe.data.train_limit,
     )
+
+    # The weights it starts from, and every word that was left open.
+    weights = find_weights(recipe, progress)
+    recipe, inherited = inherit(recipe, weights)
     recipe, choices = settle_for(recipe, manifest)
-    for line in (*manifest.notes, *inherited, *choices):
+    recipe, per_channel = inherit_per_channel(recipe, weights)
+    for line in (*manifest.notes, *inherited, *per_channel, *choices):
         progress.say(line)
 
     # The network. Built before the pictures are decoded: a wrong option shows at once.
     seed_everything(recipe.seed)
-    model = build_network(recipe, num_classes=len(manifest.class_names), progress=progress)
+    model = build_network(recipe, weights, manifest.class_names, progress)
     freeze_for(model, recipe)
 
     # The run directory, claimed before the long work so that the work cannot be lost for it.

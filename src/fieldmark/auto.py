@@ -76,12 +76,14 @@ class Facts:
         typical_side_px: the median short side of the pictures.
         min_size_px: the smallest input the network admits.
         has_norm: the network has normalisation layers.
+        only_size_px: the one input size that the network is built for, where there is only one.
     """
 
     all_grey: bool
     typical_side_px: int
     min_size_px: int
     has_norm: bool
+    only_size_px: int | None = None
 
 
 # AdamW's decay is decoupled (Loshchilov & Hutter 2019; 0.01 is torch's own default). Adam's and
@@ -102,11 +104,15 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
     said: list[str] = []
 
     if recipe.data.size == "auto":
-        size = _input_size(facts)
-        said.append(f"size {size} px: pictures are typically {facts.typical_side_px} px")
+        size = facts.only_size_px or _input_size(facts)
+        said.append(
+            f"size {size} px: what the network is built for"
+            if facts.only_size_px
+            else f"size {size} px: pictures are typically {facts.typical_side_px} px"
+        )
     else:
         size = recipe.data.size
-    if size < facts.min_size_px:
+    if size < facts.min_size_px and facts.only_size_px is None:  # else it can be built anew
         raise RecipeError(
             f"{recipe.model.name} does not admit pictures that small",
             given=f"size {size} px",

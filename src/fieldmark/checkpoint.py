@@ -1,12 +1,14 @@
 """What a model file contains; nobody else knows.
 
 `model.safetensors` is the whole model: the weights, and in its metadata under the key "fieldmark"
-a JSON text with the architecture, the class names in order and the preprocess. No pickle.
+a JSON text with the architecture, the class names in order and the preprocess. No pickle: others'
+.pth files, which are pickles, are read by torch's unpickler for weights alone, and never written.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +22,14 @@ from torch import nn
 from fieldmark.errors import CheckpointError, FieldmarkError
 from fieldmark.files import atomic_path
 from fieldmark.models.contract import as_network
+from fieldmark.models.fit import Classes, check_fits, fit_tensors
 from fieldmark.models.registry import create_model
 from fieldmark.types import Preprocess
 
 FORMAT: Final = 1
 METADATA_KEY: Final = "fieldmark"
+PICKLED_SUFFIXES: Final = (".pth", ".pt", ".bin")
+STATE_DICT_KEYS: Final = ("state_dict", "model_state_dict", "model")  # where trainings keep theirs
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
             given=f"{path}: {dict(info.architecture)}",
             fix="use the version of Fieldmark that wrote the file",
         ) from error
-    _load_strictly(model, load_tensors(path), path)
+    tensors = load_tensors(path)
+    check_fits(model.state_dict(), tensors, str(path))
+    model.load_state_dict(tensors, strict=True)
     return model.eval(), info
 
 
@@ -139,60 +146,72 @@ def find_info(path: Path) -> ModelInfo | None:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The bare weights of any .safetensors file.
+    """The bare weights of a .safetensors file, or of a .pth or .pt that torch wrote.
 
     Raises:
-        CheckpointError: no such file, or not a whole .safetensors file.
+        CheckpointError: no such file, not a whole one, or one that holds more than tensors.
     """
     _check_exists(path)
+    if path.suffix.lower() in PICKLED_SUFFIXES:
+        return _load_pickled(path)
     try:
         return load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
 
-def load_weights(model: nn.Module, path: Path) -> str:
-    """Start `model` from a file's weights; returns a sentence saying what was taken.
+def load_weights(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, classes: Classes | None
+) -> str:
+    """Start `model` from `tensors`; returns a sentence saying what was taken and what adapted.
 
-    All weights must fit but the classifier's, which starts anew where the class counts differ.
+    All weights must fit but those that `models.fit` adapts: the first convolution to the number of
+    channels, the classifier to the classes.
 
     Raises:
-        CheckpointError: no such file, damaged, or made for another network.
+        CheckpointError: they were made for another network.
     """
-    tensors, network = load_tensors(path), as_network(model)
-    last = next(reversed(model.state_dict()))  # the classifier's bias: heads come last
-    num_classes = tensors[last].numel() if last in tensors else network.num_classes
-    if num_classes in (0, network.num_classes):  # 0: no classifier; said as a wrong shape
-        _load_strictly(model, tensors, path)
-        return f"weights from {path}, classifier included"
-    wanted = network.num_classes
-    network.reset_classifier(num_classes)
-    _load_strictly(model, tensors, path)
-    network.reset_classifier(wanted)
-    return f"weights from {path}; a new classifier, for {wanted} classes instead of {num_classes}"
-
-
-def _load_strictly(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    network = as_network(model)
     own = model.state_dict()
-    # torchvision's oldest files lack these counters, which nothing is computed from.
-    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
-    tensors = {**counters, **tensors}
-    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    misshapen = [
-        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in tensors and own[key].shape != tensors[key].shape
-    ]
-    if missing or unknown or misshapen:
-        findings = (("missing", missing), ("unknown", unknown), ("wrong shape", misshapen))
+    fitted, said = fit_tensors(network, own, tensors, source, classes or Classes())
+    model.load_state_dict(fitted, strict=True)
+    return "; ".join([f"weights from {source}", *said])
+
+
+def _load_pickled(path: Path) -> dict[str, torch.Tensor]:
+    """torch's own unpickler in the mode that builds tensors and plain containers, nothing else."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
         raise CheckpointError(
-            "these weights were made for another network",
-            given=f"{path}; "
-            + "; ".join(f"{what}: {_first(keys)}" for what, keys in findings if keys),
-            valid="every weight of the network, each in its shape",
-            fix="name the --model (and its options) that the weights were made for",
+            "this file holds more than weights, and reading that could run a stranger's code",
+            given=f"{path}: {str(error).strip().splitlines()[0]}",
+            valid="a state dict: names and tensors",
+            fix="ask for a .safetensors, or where you trust the file, load it with torch and save "
+            "model.state_dict() alone",
+        ) from error
+    except Exception as error:  # damaged pickles and archives raise whatever they run into
+        raise _damaged(path, error, kind="a file that torch.save wrote") from error
+    for key in STATE_DICT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
+        raise CheckpointError(
+            "this file holds no state dict",
+            given=f"{path}: {type(content).__name__}",
+            valid=f"names and tensors, or such under one of {', '.join(STATE_DICT_KEYS)}",
+            fix="save model.state_dict() alone, best as .safetensors",
         )
-    model.load_state_dict(tensors, strict=True)
+    tensors = {str(key): value for key, value in content.items()}
+    for wrapper in ("module.", "_orig_mod."):  # DataParallel's, and torch.compile's
+        if all(key.startswith(wrapper) for key in tensors):
+            tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
+    return tensors
 
 
 def _read_metadata(path: Path) -> dict[str, str] | None:
@@ -215,14 +234,10 @@ def _check_exists(path: Path) -> None:
         )
 
 
-def _damaged(path: Path, why: object) -> CheckpointError:
+def _damaged(path: Path, why: object, kind: str = "a .safetensors file") -> CheckpointError:
+    reason = (str(why).strip() or type(why).__name__).splitlines()[0]
     return CheckpointError(
-        f"the model file is damaged or not a .safetensors file: {why}",
+        f"the model file is damaged or not {kind}: {reason}",
         given=path,
         fix="copy it again from where it came, or train again",
     )
-
-
-def _first(keys: list[str], count: int = 3) -> str:
-    more = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return ", ".join(keys[:count]) + more

@@ -6,8 +6,10 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from rich.box import HORIZONTALS
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +20,7 @@ from fieldmark.evaluation.tables import per_class_table, printable
 from fieldmark.types import Prediction
 
 if TYPE_CHECKING:
-    from fieldmark.models.registry import ModelCard
+    from fieldmark.catalog import Entry
     from fieldmark.models.summary import Summary
 
 
@@ -143,32 +145,54 @@ def _as_csv(predictions: Iterable[Prediction], top: int) -> None:
         writer.writerow([prediction.path, *cells, prediction.error or ""])
 
 
-def print_models(cards: Sequence[ModelCard]) -> None:
-    """The networks, one a line."""
+def print_models(entries: Sequence[Entry]) -> None:
+    """The networks, one a line: ours with their papers, then timm's.
+
+    Beside each the names of its published weights, the usual ones first; those that are on this
+    machine already stand in green, with a tick that a pipe shows too.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading, justify in (
         ("name", "left"),
         ("parameters", "right"),
         ("size px", "right"),
-        ("smallest", "right"),
+        ("weights (\N{CHECK MARK}: on this machine)", "left"),
         ("paper", "left"),
     ):
         table.add_column(heading, justify=justify, no_wrap=heading != "paper")  # type: ignore[arg-type]
-    for card in cards:
+    console = _console()
+    for entry in entries:
+        card = entry.card
         table.add_row(
             card.name,
             f"{card.num_parameters / 1e6:.1f} M",
             str(card.default_size_px),
-            str(card.min_size_px),
-            card.paper,
+            _weights_cell(entry),
+            card.paper if entry.is_own else "timm",
         )
-    _console().print(table)
+    console.print(table)
+    if not entries:
+        console.print("no network has such a name", style="yellow")
+
+
+NUM_TAGS_SHOWN: Final = 3
+
+
+def _weights_cell(entry: Entry) -> Text:
+    cell = Text()
+    shown = list(zip(entry.weights, entry.cached, strict=True))[:NUM_TAGS_SHOWN]
+    for position, (weights, cached) in enumerate(shown):
+        cell.append(", " if position else "")
+        cell.append(weights.tag + " \N{CHECK MARK}" * cached, "green" if cached else "")
+    if len(entry.weights) > NUM_TAGS_SHOWN:
+        cell.append(f" and {len(entry.weights) - NUM_TAGS_SHOWN} more", "dim")
+    return cell if shown else Text("-", "dim")
 
 
 def print_summary(summary: Summary) -> None:
-    """The layers in the order they run, below the stage they belong to, and the totals."""
+    """The layers in the order they run, a section a stage with its sums, and the totals."""
     console = _console()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=HORIZONTALS, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading, justify in (
         ("layer", "left"),
         ("kind", "left"),
@@ -177,18 +201,18 @@ def print_summary(summary: Summary) -> None:
         ("MFLOPs", "right"),
     ):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    stage = ""
-    for row in summary.rows:
-        if row.stage != stage:
-            table.add_row(Text(row.stage, style="bold"))
-        stage = row.stage
-        table.add_row(
-            ("  " if stage else "") + row.name,
-            row.kind,
-            "x".join(map(str, row.output_shape)),
-            f"{row.num_parameters:,}" if row.num_parameters else "",
-            f"{row.flops / 1e6:,.1f}" if row.flops else "",
-        )
+    for stage, group in groupby(summary.rows, key=lambda row: row.stage):
+        rows = list(group)
+        if stage:
+            table.add_section()  # the boundary: freezing and storing features stop at these
+            sums = (sum(r.num_parameters for r in rows), sum(r.flops for r in rows))
+            table.add_row(stage, "", *_sizes(rows[-1].output_shape, *sums), style="bold")
+        for row in rows:
+            table.add_row(
+                ("  " if stage else "") + row.name,
+                row.kind,
+                *_sizes(row.output_shape, row.num_parameters, row.flops),
+            )
     console.print(table)
     shape = "x".join(map(str, summary.input_shape))
     total_mb = summary.input_mb + summary.activations_mb + summary.parameters_mb
@@ -200,4 +224,12 @@ def print_summary(summary: Summary) -> None:
         f"memory       {total_mb:.2f} MB: input {summary.input_mb:.2f}, activations "
         f"{summary.activations_mb:.2f}, parameters {summary.parameters_mb:.2f}",
         highlight=False,
+    )
+
+
+def _sizes(output_shape: tuple[int, ...], num_parameters: int, flops: int) -> tuple[str, str, str]:
+    return (
+        "x".join(map(str, output_shape)),
+        f"{num_parameters:,}" if num_parameters else "",
+        f"{flops / 1e6:,.1f}" if flops else "",
     )

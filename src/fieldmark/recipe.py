@@ -79,7 +79,7 @@ class ModelRecipe:
     """Which network."""
 
     name: str = "resnet18"
-    weights: str = "none"  # a run, a model.safetensors, or torchvision-keyed .safetensors
+    weights: str = "none"  # imagenet, a tag, a run, a file, hf:org/name, https://...#sha256=HEX
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the network's builder
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import functional as tvf
 
-from fieldmark.assembly import build_network, make_loaders, settle_for
+from fieldmark.assembly.network import build_network, settle_for
+from fieldmark.assembly.pictures import make_loaders
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.prepare import prepare_data
 from fieldmark.data.scan import scan
@@ -153,7 +154,7 @@ def fitted_losses(
     """The loss of every step of `fit`, overheard; the weights it began with; its result."""
     runtime = Runtime(torch.device("cpu"))
     seed_everything(recipe.seed)
-    model = build_network(recipe, num_classes=len(manifest.class_names), progress=Silent())
+    model = build_network(recipe, None, manifest.class_names, Silent())
     start = {name: value.clone() for name, value in model.state_dict().items()}
     data = prepare_data(manifest, recipe, Silent())
     train, val = make_loaders(data, recipe, runtime)

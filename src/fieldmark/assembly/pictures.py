@@ -1,18 +1,13 @@
-"""The parts that `api` puts together, each a step with a name."""
+"""The pictures' side of a verb: which they are, and what is said of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from fieldmark import __version__
-from fieldmark.auto import Facts, settle
-from fieldmark.checkpoint import ModelInfo, find_info, load_model, load_weights
+from fieldmark.checkpoint import ModelInfo
 from fieldmark.data.candidates import file_key
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_samples
@@ -20,24 +15,16 @@ from fieldmark.data.prepare import PreparedData
 from fieldmark.data.scan import scan
 from fieldmark.errors import (
     CheckpointError,
-    ModelError,
-    RecipeError,
     SourceError,
-    check_choice,
 )
-from fieldmark.models.contract import as_network
-from fieldmark.models.registry import MODEL_NAMES, check_options, create_model, model_card
-from fieldmark.models.summary import Summary, summarize
 from fieldmark.progress import Progress
-from fieldmark.recipe import Recipe, assemble, to_dict
+from fieldmark.recipe import Recipe
 from fieldmark.report import write_left_out
-from fieldmark.rundir import RunDirectory, find_model
+from fieldmark.rundir import RunDirectory
 from fieldmark.runtime import Runtime
-from fieldmark.training.history import EpochRow
 from fieldmark.types import LeftOut, Sample
 
 Source = str | Path | Manifest | Iterable[Any]
-
 NUM_NAMED = 3  # files left out that are named on the screen; left_out.csv has all
 
 
@@ -68,121 +55,6 @@ def find_samples(
     return manifest.renamed(recipe.data.class_names), manifest.class_names
 
 
-def run_name(recipe: Recipe) -> str:
-    """What a run is called when nobody says: the source and the network."""
-    return f"{Path(recipe.source).resolve().stem or 'pictures'}-{recipe.model.name}"
-
-
-def check_weights(recipe: Recipe) -> None:
-    """Raise RecipeError where the mode needs weights and none are named, or the other way round."""
-    has_weights = recipe.model.weights != "none"
-    if has_weights and recipe.mode == "scratch":
-        raise RecipeError(
-            "mode scratch starts from random weights, and others are named",
-            given=f"weights = {recipe.model.weights}",
-            fix="leave --mode out to fine-tune them, or leave --weights out",
-        )
-    if not has_weights and recipe.mode not in ("auto", "scratch"):
-        raise RecipeError(
-            f"mode {recipe.mode} starts from trained weights, and none are named",
-            given='weights = "none"',
-            valid="a run, a model.safetensors, or a .safetensors file with torchvision's keys",
-            fix="add --weights, or train with --mode scratch",
-        )
-
-
-def inherit_preprocess(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """Where the weights are a Fieldmark model's, its preprocess fills the words left at "auto":
-    weights trained on pictures made in one way are worth less on pictures made in another.
-    """
-    if recipe.model.weights == "none":
-        return recipe, []
-    info = find_info(find_model(recipe.model.weights))
-    if info is None:
-        return recipe, []
-    given = {field.name: getattr(recipe.data, field.name) for field in fields(info.preprocess)}
-    taken = {
-        word: value for word, value in info.preprocess.to_dict().items() if given[word] == "auto"
-    }
-    said = [f"{', '.join(taken)}: as the weights were trained"] if taken else []
-    return replace(recipe, data=replace(recipe.data, **taken)), said
-
-
-def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
-    """Settle the recipe's "auto" words for these pictures and this network.
-
-    Raises:
-        ModelError: no such network or option.
-    """
-    options = check_options(recipe.model.name, recipe.model.options)
-    with torch.device("meta"):  # a network without memory: it is only asked what it admits
-        model = create_model(recipe.model.name, **options)
-    facts = Facts(
-        all_grey=manifest.all_grey,
-        typical_side_px=manifest.typical_side_px,
-        min_size_px=as_network(model).min_size_px,
-        has_norm=model_card(recipe.model.name).has_norm,
-    )
-    return settle(recipe, facts)
-
-
-def summarize_named(
-    model: str,
-    *,
-    classes: int | None,
-    channels: int | None,
-    size_px: int | None,
-    settings: Mapping[str, Any],
-) -> Summary:
-    """The summary of a network by its name, or of a run's model; what is given comes on top.
-
-    Raises:
-        FieldmarkError: neither such a network nor such a run.
-    """
-    recipe = assemble(None, {"model": model, "size": size_px}, settings)
-    if model in MODEL_NAMES:
-        network = create_model(
-            model,
-            num_classes=1000 if classes is None else classes,
-            in_channels=3 if channels is None else channels,
-            **check_options(model, recipe.model.options),
-        )
-        default_px = model_card(model).default_size_px
-        return summarize(
-            network, channels=as_network(network).in_channels, size_px=size_px or default_px
-        )
-    try:
-        file = find_model(model)
-    except CheckpointError:
-        if Path(model).name == model and not Path(model).exists():  # a bare word: meant as a name
-            check_choice("model or run", model, MODEL_NAMES, error=ModelError)
-        raise
-    network, info = load_model(file)
-    if classes is not None:
-        as_network(network).reset_classifier(classes)
-    size = size_px or info.preprocess.size
-    return summarize(network, channels=channels or info.preprocess.channels, size_px=size)
-
-
-def build_network(recipe: Recipe, *, num_classes: int, progress: Progress) -> nn.Module:
-    """The recipe's network, with the recipe's weights.
-
-    Raises:
-        ModelError: no such network or option.
-        CheckpointError: the weights do not fit it.
-    """
-    assert isinstance(recipe.data.channels, int)
-    model = create_model(
-        recipe.model.name,
-        num_classes=num_classes,
-        in_channels=recipe.data.channels,
-        **recipe.model.options,
-    )
-    if recipe.model.weights != "none":
-        progress.say(load_weights(model, find_model(recipe.model.weights)))
-    return model
-
-
 def make_loaders(
     data: PreparedData, recipe: Recipe, runtime: Runtime
 ) -> tuple[TrainLoader, EvalLoader]:
@@ -202,29 +74,6 @@ def make_loaders(
         data.val, data.labels(data.val), data.preprocess, runtime, batch_size=batch_size
     )
     return train, val
-
-
-def model_info(
-    model: nn.Module,
-    data: PreparedData,
-    recipe: Recipe,
-    row: EpochRow,
-    source_names: tuple[str, ...],
-) -> ModelInfo:
-    """What travels in the model file beside the weights."""
-    return ModelInfo(
-        architecture=as_network(model).architecture,
-        class_names=data.manifest.class_names,
-        preprocess=data.preprocess,
-        history={
-            "fieldmark": __version__,
-            "recipe": to_dict(recipe),
-            "epoch": row.epoch,
-            "val_accuracy": row.val_accuracy,
-            "num_train": len(data.train),
-            "source_class_names": list(source_names),
-        },
-    )
 
 
 def say_left_out(

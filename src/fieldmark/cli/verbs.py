@@ -1,14 +1,11 @@
-"""The command line: parse, one call, print. Nothing here imports torch before a verb needs it."""
+"""The verbs: parse, one call, print. Nothing here imports torch before a verb needs it."""
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,12 +13,38 @@ from rich.markup import escape
 from rich.text import Text
 from typer.core import TyperGroup
 
+from fieldmark.cli.options import (
+    BAD_PICTURES,
+    INTERRUPTED,
+    LOOK_AT,
+    PIPE_CLOSED,
+    SOURCE_HELP,
+    USER_ERROR,
+    AugmentOption,
+    BatchOption,
+    DeviceOption,
+    EpochsOption,
+    Format,
+    LrOption,
+    ModelOption,
+    ModeOption,
+    OptimizerOption,
+    OutOption,
+    RecipeOption,
+    RunArgument,
+    ScheduleOption,
+    SeedOption,
+    SetOption,
+    SizeOption,
+    SourceArgument,
+    WeightsOption,
+    example,
+    program,
+)
+from fieldmark.cli.weights import weights_app
 from fieldmark.errors import FieldmarkError
 from fieldmark.progress import console_progress
 from fieldmark.recipe import parse_setting
-
-LOOK_AT = "curves.png, confusion_matrix.png, predictions.png, pictures.png"
-BAD_PICTURES, PIPE_CLOSED, USER_ERROR, INTERRUPTED = 1, 1, 2, 130
 
 
 class Verbs(TyperGroup):
@@ -46,11 +69,6 @@ class Verbs(TyperGroup):
         return result
 
 
-def _program() -> str:
-    """How this program can be called again: by `make demo` it runs from .venv, off the PATH."""
-    return "fieldmark" if shutil.which("fieldmark") else sys.argv[0]
-
-
 def _fail(text: str, code: int) -> NoReturn:
     shown = Text(text)
     shown.stylize("bold red", 0, len(text.partition("\n")[0]))
@@ -70,54 +88,7 @@ app = typer.Typer(
 )
 
 
-class Format(StrEnum):
-    """How predictions are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
-SOURCE_HELP = escape(
-    "A folder of class folders; a folder with train/ val/ [test/]; a CSV with the columns "
-    "path,label[,split]; a folder of IDX files; or the name digits."
-)
-SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
-RunArgument = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="A run directory, its name, or a model.safetensors."),
-]
-ModelOption = Annotated[str | None, typer.Option(help="Network; `fieldmark models` lists them.")]
-WeightsOption = Annotated[
-    str | None, typer.Option(help="Start from a run, a model.safetensors, or other .safetensors.")
-]
-ModeOption = Annotated[
-    str | None, typer.Option(help="scratch, finetune, frozen (head only) or partial.")
-]
-EpochsOption = Annotated[int | None, typer.Option(help="Times the training pictures are shown.")]
-BatchOption = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
-SizeOption = Annotated[int | None, typer.Option(help="Height and width of the input, px.")]
-LrOption = Annotated[float | None, typer.Option(help="Peak learning rate, per step.")]
-OptimizerOption = Annotated[str | None, typer.Option(help="sgd, adam or adamw.")]
-ScheduleOption = Annotated[str | None, typer.Option(help="constant, step, cosine or one_cycle.")]
-AugmentOption = Annotated[str | None, typer.Option(help="none, light, standard or auto.")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-OutOption = Annotated[Path | None, typer.Option(help="The directory to write.")]
-RecipeOption = Annotated[Path | None, typer.Option(help="A recipe in TOML; options come on top.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Any other word of a recipe, as section.field=value; may be repeated.",
-    ),
-]
-
-
-def example(*lines: str) -> str:
-    """The end of a verb's help."""
-    return "[bold]Example[/bold]\n\n" + "\n\n".join(f"  {escape(line)}" for line in lines)
+app.add_typer(weights_app)
 
 
 @app.callback(invoke_without_command=True)
@@ -149,8 +120,8 @@ def demo(
         f"\n{result.picture} is a {result.label}, and the model says "
         f"[bold]{escape(answer[0])}[/bold] ({answer[1]:.1%}).\n\n"
         f"Look at    {result.run.path}/{LOOK_AT}\n"
-        f"Next       {_program()} predict {result.run.path} {result.picture} --top 3\n"
-        f"           {_program()} train YOUR_PHOTOS      (one folder a class)",
+        f"Next       {program()} predict {result.run.path} {result.picture} --top 3\n"
+        f"           {program()} train YOUR_PHOTOS      (one folder a class)",
         highlight=False,
         soft_wrap=True,
     )
@@ -216,7 +187,7 @@ def train(
         strict=strict or None,
     )
     print_run(run.test, run.val)
-    typer.echo(f"\nLook at {run.path}/{LOOK_AT}\nNext: {_program()} predict {run.path} PICTURES")
+    typer.echo(f"\nLook at {run.path}/{LOOK_AT}\nNext: {program()} predict {run.path} PICTURES")
 
 
 @app.command(
@@ -294,7 +265,7 @@ def summary(
     settings: SetOption = None,
 ) -> None:
     """Every layer of a network: shape, parameters, FLOPs; and totals."""
-    from fieldmark.assembly import summarize_named
+    from fieldmark.assembly.network import summarize_named
     from fieldmark.printing import print_summary
 
     options = dict(map(parse_setting, settings or ()))
@@ -303,13 +274,24 @@ def summary(
     )
 
 
-@app.command(epilog=example("fieldmark models"))
-def models() -> None:
-    """The networks that can be named."""
-    from fieldmark.models.registry import list_models
+@app.command(
+    epilog=example(
+        "fieldmark models",
+        "fieldmark models --filter convnext",
+        "fieldmark models --filter 'vit_*'",
+    )
+)
+def models(
+    pattern: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="WORD", help="Part of a name, or a pattern with *."),
+    ] = None,
+) -> None:
+    """The networks that can be named: ours, then timm's."""
+    from fieldmark.catalog import list_catalog
     from fieldmark.printing import print_models
 
-    print_models(list_models())
+    print_models(list_catalog(pattern))
 
 
 @app.command(
@@ -351,25 +333,3 @@ def show(
         seed=seed,
     )
     typer.echo(f"wrote {path}")
-
-
-def main() -> None:
-    """What the `fieldmark` command runs."""
-    for stream in (sys.stdout, sys.stderr):
-        _speak_any_script(stream)
-    app()
-
-
-def _speak_any_script(stream: TextIO | None) -> None:
-    """Classes and files may be named in any script: no name may end in a UnicodeEncodeError.
-
-    Windows gives files and pipes the encoding of the region, in which most scripts cannot be
-    written: they get UTF-8. A terminal keeps what it can show, and gets the rest as codes.
-    """
-    if isinstance(stream, io.TextIOWrapper):  # None without a console, or another program's own
-        encoding = None if stream.isatty() else "utf-8"
-        stream.reconfigure(encoding=encoding, errors="backslashreplace")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""The parts that `api` puts together, each a step with a name: `pictures` and `network`."""

@@ -1,0 +1,5 @@
+"""`python -m fieldmark.cli`, where the command is not on the PATH."""
+
+from fieldmark.cli import main
+
+main()

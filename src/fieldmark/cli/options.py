@@ -1,0 +1,70 @@
+"""What several verbs take and say: options with their help, exit codes, the program's own name."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+LOOK_AT = "curves.png, confusion_matrix.png, predictions.png, pictures.png"
+BAD_PICTURES, PIPE_CLOSED, USER_ERROR, INTERRUPTED = 1, 1, 2, 130
+
+
+class Format(StrEnum):
+    """How predictions are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+SOURCE_HELP = escape(
+    "A folder of class folders; a folder with train/ val/ [test/]; a CSV with the columns "
+    "path,label[,split]; a folder of IDX files; or the name digits."
+)
+SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run directory, its name, or a model.safetensors."),
+]
+ModelOption = Annotated[str | None, typer.Option(help="Network; `fieldmark models` lists them.")]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="Start from a run, a model.safetensors, or other .safetensors.")
+]
+ModeOption = Annotated[
+    str | None, typer.Option(help="scratch, finetune, frozen (head only) or partial.")
+]
+EpochsOption = Annotated[int | None, typer.Option(help="Times the training pictures are shown.")]
+BatchOption = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
+SizeOption = Annotated[int | None, typer.Option(help="Height and width of the input, px.")]
+LrOption = Annotated[float | None, typer.Option(help="Peak learning rate, per step.")]
+OptimizerOption = Annotated[str | None, typer.Option(help="sgd, adam or adamw.")]
+ScheduleOption = Annotated[str | None, typer.Option(help="constant, step, cosine or one_cycle.")]
+AugmentOption = Annotated[str | None, typer.Option(help="none, light, standard or auto.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+OutOption = Annotated[Path | None, typer.Option(help="The directory to write.")]
+RecipeOption = Annotated[Path | None, typer.Option(help="A recipe in TOML; options come on top.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other word of a recipe, as section.field=value; may be repeated.",
+    ),
+]
+
+
+def example(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "[bold]Example[/bold]\n\n" + "\n\n".join(f"  {escape(line)}" for line in lines)
+
+
+def program() -> str:
+    """How this program can be called again: by `make demo` it runs from .venv, off the PATH."""
+    return "fieldmark" if shutil.which("fieldmark") else sys.argv[0]

@@ -1,0 +1,116 @@
+"""A whole Fieldmark model out of weights from elsewhere: `fieldmark weights import`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fieldmark import __version__
+from fieldmark.assembly.network import PER_CHANNEL, inherit, inherit_per_channel
+from fieldmark.checkpoint import ModelInfo, load_weights, save_model
+from fieldmark.errors import ModelError, RecipeError
+from fieldmark.files import check_is_free
+from fieldmark.models.contract import as_network
+from fieldmark.models.fit import count_ends
+from fieldmark.models.registry import create_model
+from fieldmark.pretrained import Pretrained, find_pretrained
+from fieldmark.progress import Progress, console_progress
+from fieldmark.recipe import Recipe, assemble
+from fieldmark.types import Preprocess
+
+
+def import_weights(
+    weights: str,
+    *,
+    model: str | None = None,
+    size: int | None = None,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Make one .safetensors file of weights from elsewhere, as `fieldmark train` would leave it:
+    with the network, its classes and its preprocess. `fieldmark predict` takes it as it is.
+
+    Args:
+        weights: as after `--weights`: published weights by name, a file, `hf:org/name`, a URL.
+        model: the network; None where the weights say it themselves (Keras' files, the hub).
+        size: height and width of the input, px; None takes what came with the weights.
+        out: the file; None takes `NETWORK.safetensors` here.
+        settings: `model.options.*`, and `data.*` for a preprocess that did not come with them.
+
+    Raises:
+        FieldmarkError: the weights cannot be had or do not fit, nobody says how pictures are to be
+            made for them, or the file exists.
+    """
+    progress = progress or console_progress()
+    recipe = assemble(None, {"size": size}, settings or {})
+    found = find_pretrained(weights, model, progress)
+    name = model or found.network
+    if name is None:
+        raise ModelError(
+            "these weights do not say which network they are for",
+            given=weights,
+            fix="name it with --model; `fieldmark models` lists them",
+        )
+    target = Path(out) if out is not None else Path(f"{name.replace('/', '-')}.safetensors")
+    check_is_free(target)
+    recipe, _ = inherit(replace(recipe, model=replace(recipe.model, name=name)), found)
+
+    network = _rebuild(name, recipe, found)
+    progress.say(load_weights(network, found.tensors, found.source, found.classes(None)))
+    channels = as_network(network).in_channels
+    recipe = recipe.with_settings({"data.channels": channels})
+    recipe, _ = inherit_per_channel(recipe, found)
+    info = ModelInfo(
+        architecture=as_network(network).architecture,
+        class_names=_class_names(recipe, found, as_network(network).num_classes, progress),
+        preprocess=_preprocess(recipe, found.source),
+        history={"fieldmark": __version__, "weights": found.source},
+    )
+    save_model(target, network, info)
+    return target
+
+
+def _rebuild(name: str, recipe: Recipe, found: Pretrained) -> nn.Module:
+    """The network with as many outputs and channels as the weights have."""
+    with torch.device("meta"):  # asked for the names of its first and last layers, no more
+        sketch = as_network(create_model(name, **recipe.model.options))
+    num_classes, in_channels = count_ends(sketch, found.tensors, found.source)
+    return create_model(name, num_classes - found.num_leading, in_channels, **recipe.model.options)
+
+
+def _class_names(
+    recipe: Recipe, found: Pretrained, num_classes: int, progress: Progress
+) -> tuple[str, ...]:
+    names = recipe.data.class_names or found.class_names
+    if names is None:
+        progress.say("nobody says what the classes are: they are numbered")
+        return tuple(f"class {number}" for number in range(num_classes))
+    if len(names) != num_classes or len(set(names)) != num_classes:
+        raise RecipeError(
+            "as many different class names as outputs are needed",
+            given=f"{len(set(names))} names, {num_classes} outputs",
+            fix='--set data.class_names=\'["first", "second"]\', in the order of the outputs',
+        )
+    return tuple(names)
+
+
+def _preprocess(recipe: Recipe, source: str) -> Preprocess:
+    data = recipe.data
+    given = {field.name: getattr(data, field.name) for field in fields(Preprocess)}
+    words = {word: value for word, value in given.items() if value != "auto"}
+    missing = [word for word in ("size", *PER_CHANNEL) if word not in words]
+    if missing:
+        raise RecipeError(
+            f"nobody says how pictures are made for these weights: {', '.join(missing)}",
+            given=source,
+            valid="what their authors name; [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225] are "
+            "usual for ImageNet's, and wrong for some",
+            fix="add " + " ".join(f"--set data.{word}=..." for word in missing),
+        )
+    return Preprocess(**words)

@@ -1,0 +1,187 @@
+"""Weights that were made for a network much like this one: what is taken, adapted, left, refused.
+
+Tensors in, tensors out; reading files is the checkpoint's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fieldmark.errors import CheckpointError
+from fieldmark.models.contract import Network
+from fieldmark.models.layouts import from_timm
+from fieldmark.models.timm_bridge import TimmNetwork, fit_timm_tensors
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the outputs mean: those of the weights (None: nobody says), and those wanted."""
+
+    of_weights: Sequence[str] | None = None
+    wanted: Sequence[str] | None = None
+    num_leading: int = 0  # outputs of the weights before the first class: a background class
+
+
+def fit_tensors(
+    network: Network,
+    own: Tensors,
+    tensors: Tensors,
+    source: str,
+    classes: Classes = Classes(),
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights for every place of `network`, out of `tensors`.
+
+    The first convolutions are adapted to the number of channels, and the classifier is kept where
+    the number of classes is the same (its rows in the order of the wanted names, where both sets
+    of names are known and hold the same names), else it stays as it is in `own`.
+
+    Args:
+        own: the network's state dict, freshly drawn.
+        source: where the tensors come from, for errors.
+
+    Returns:
+        A state dict, and a phrase for each thing that is not simply taken over.
+
+    Raises:
+        CheckpointError: anything else is missing, unknown, of another shape, or not finite.
+    """
+    fitted = _own_names(network, tensors)
+    said: list[str] = []
+    for layer in network.first_convs:
+        said += _adapt_input(f"{layer}.weight", own, fitted)
+    said += _fit_classifiers(network, own, fitted, classes)
+    # torchvision's oldest files lack these counters, which nothing is computed from.
+    for key in own:
+        if key.endswith("num_batches_tracked"):
+            fitted.setdefault(key, own[key])
+    check_fits(own, fitted, source)
+    return fitted, said
+
+
+def count_ends(network: Network, tensors: Tensors, source: str) -> tuple[int, int]:
+    """How many outputs and channels the network has that `tensors` were made for.
+
+    Raises:
+        CheckpointError: there is no first convolution or no classifier among them.
+    """
+    named = _own_names(network, tensors)
+    wanted = (*network.classifiers[:1], *network.first_convs[:1])
+    missing = [f"{layer}.weight" for layer in wanted if f"{layer}.weight" not in named]
+    if missing or not network.classifiers:
+        raise CheckpointError(
+            "these weights were made for another network, or they are not all of it",
+            given=f"{source}; missing: {_first(missing or ['a classifier'])}",
+            fix="name the network they were made for",
+        )
+    classifier, first_conv = (named[f"{layer}.weight"] for layer in wanted)
+    return classifier.shape[0], first_conv.shape[1]
+
+
+def _own_names(network: Network, tensors: Tensors) -> dict[str, Tensor]:
+    """`tensors` under the network's own names, if they came under others that are known."""
+    if isinstance(network, TimmNetwork):
+        return dict(fit_timm_tensors(network, tensors))
+    return dict(from_timm(network.name, tensors))
+
+
+def check_fits(own: Tensors, tensors: Tensors, source: str) -> None:
+    """Raise CheckpointError unless `tensors` hold what `own` holds, finite and in its shapes."""
+    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    misshapen = [
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and own[key].shape != tensors[key].shape
+    ]
+    if missing or unknown or misshapen:
+        findings = (("missing", missing), ("unknown", unknown), ("wrong shape", misshapen))
+        raise CheckpointError(
+            "these weights were made for another network",
+            given=f"{source}; "
+            + "; ".join(f"{what}: {_first(keys)}" for what, keys in findings if keys),
+            valid="every weight of the network, each in its shape",
+            fix="name the --model (and its options) that the weights were made for",
+        )
+    broken = [
+        key
+        for key, tensor in tensors.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if broken:
+        raise CheckpointError(
+            "these weights hold values that are not finite",
+            given=f"{source}; in {_first(broken)}",
+            fix="get the file again; if it stays so, the training that wrote it had failed",
+        )
+
+
+def _adapt_input(key: str, own: Tensors, fitted: dict[str, Tensor]) -> list[str]:
+    """Another number of channels for a first convolution, (out, channels, h, w).
+
+    To one channel: the sum, which gives a grey picture the answer that its copy in every channel
+    would get. To more: repeated in turn and scaled, so that as much comes in as before. Both are
+    what timm does (timm/models/_manipulate.py, `adapt_input_conv`). The sum is exact where mean
+    and std are the same in every channel, and close to it elsewhere: they are averaged then.
+    """
+    if key not in fitted or key not in own or fitted[key].dim() != own[key].dim():
+        return []  # said as missing or of another shape
+    theirs, wanted = fitted[key].shape[1], own[key].shape[1]
+    if theirs == wanted:
+        return []
+    weight = fitted[key].float()
+    if wanted == 1:
+        fitted[key] = weight.sum(dim=1, keepdim=True)
+        return [f"the first convolution's {theirs} channels summed into one"]
+    copies = -(-wanted // theirs)  # rounded up
+    repeated = weight.repeat(1, copies, *[1] * (weight.dim() - 2))[:, :wanted]
+    fitted[key] = repeated * (theirs / wanted)
+    return [f"the first convolution's {theirs} channels repeated for {wanted}"]
+
+
+def _fit_classifiers(
+    network: Network, own: Tensors, fitted: dict[str, Tensor], classes: Classes
+) -> list[str]:
+    keys = [f"{layer}.{part}" for layer in network.classifiers for part in ("weight", "bias")]
+    keys = [key for key in keys if key in own]
+    there = [key for key in keys if key in fitted]
+    if not there:
+        fitted.update({key: own[key] for key in keys})
+        return [f"it has no classifier: a new one, for {network.num_classes} classes"]
+    for key in there:
+        fitted[key] = fitted[key][classes.num_leading :] if fitted[key].dim() else fitted[key]
+    counts = {fitted[key].shape[0] for key in there if fitted[key].dim()}
+    if counts == {network.num_classes}:
+        return _order_classes(fitted, there, classes)
+    if len(counts) == 1 and 0 not in counts:
+        for key in there:  # but what a class is told from must be the same
+            if fitted[key].shape[1:] == own[key].shape[1:]:
+                fitted[key] = own[key]
+        return [f"a new classifier, for {network.num_classes} classes instead of {counts.pop()}"]
+    return []  # said as of another shape
+
+
+def _order_classes(fitted: dict[str, Tensor], keys: Sequence[str], classes: Classes) -> list[str]:
+    theirs, wanted = classes.of_weights, classes.wanted
+    if theirs is None or wanted is None:
+        return ["classifier included"]
+    if list(theirs) == list(wanted):
+        return ["classifier included, for the same classes"]
+    if sorted(theirs) != sorted(wanted):
+        return [
+            f"classifier included, though its classes are called {_first(list(theirs))} "
+            f"and yours {_first(list(wanted))}"
+        ]
+    rows = torch.tensor([list(theirs).index(name) for name in wanted])
+    for key in keys:
+        fitted[key] = fitted[key][rows]
+    return ["classifier included, its classes put in the order of yours"]
+
+
+def _first(keys: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return ", ".join(keys[:count]) + more

@@ -1,0 +1,252 @@
+"""From the words after --weights to weights in memory, and everything that came with them.
+
+A run, a file, a URL, a repository of the Hugging Face hub, or the name of published weights: after
+this room nobody asks which it was. What is not found is an error, never a random start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from fieldmark.checkpoint import PICKLED_SUFFIXES, find_info, load_tensors
+from fieldmark.download import download, find_downloaded, sha256_of, split_url
+from fieldmark.errors import CheckpointError, ModelError
+from fieldmark.hub import are_cached, fetch_from_hub
+from fieldmark.models.fit import Classes
+from fieldmark.models.keras_weights import read_keras_weights
+from fieldmark.models.official import (
+    NUM_IMAGENET_CLASSES,
+    OfficialWeights,
+    choose_weights,
+    imagenet_class_names,
+    official_weights,
+)
+from fieldmark.models.own import is_own
+from fieldmark.models.timm_zoo import preprocess_of, timm_weights
+from fieldmark.progress import Progress
+from fieldmark.rundir import find_model
+
+HUB: Final = "hf:"
+WEB: Final = ("http://", "https://")
+KERAS_SUFFIXES: Final = (".h5", ".hdf5", ".keras")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Trained weights and what came with them.
+
+    Attributes:
+        source: where they are from, for people.
+        tensors: under the names of the network they were made for.
+        network: its name, where the file says it.
+        options: its options, where the file says them.
+        preprocess: the words of `types.Preprocess` that are known, in the network's channels.
+        class_names: what the outputs mean, where that is known.
+        num_leading: outputs before the first class.
+    """
+
+    source: str
+    tensors: Mapping[str, Tensor]
+    network: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    num_leading: int = 0
+
+    def classes(self, wanted: tuple[str, ...] | None) -> Classes:
+        return Classes(self.class_names, wanted, self.num_leading)
+
+
+def published_weights(name: str) -> tuple[OfficialWeights, ...]:
+    """The weights that are published for a network, the usual ones first."""
+    return official_weights(name) if is_own(name) else timm_weights(name)
+
+
+def are_on_this_machine(published: Sequence[OfficialWeights]) -> list[bool]:
+    """Which of these can be had without a network."""
+    on_hub = [one.source for one in published if one.source.startswith(HUB)]
+    cached = dict(zip(on_hub, are_cached(on_hub), strict=True))
+    return [
+        cached[one.source] if one.source in cached else _is_downloaded(one.source)
+        for one in published
+    ]
+
+
+def _is_downloaded(source: str) -> bool:
+    url, sha256 = split_url(source)
+    return sha256 is not None and find_downloaded(url, sha256=sha256) is not None
+
+
+def find_pretrained(weights: str, name: str | None, progress: Progress) -> Pretrained:
+    """The weights that a word means for the network `name` (None: any), fetched if need be.
+
+    Args:
+        weights: published weights by their name (`imagenet`, `imagenet1k_v2`, or a tag of timm's);
+            `hf:org/name[/file][@revision]`; a URL with `#sha256=HEX`; a run, or a file:
+            model.safetensors, others' .safetensors, .pth, or Keras' .h5.
+
+    Raises:
+        CheckpointError: there is no such file or run, or it is damaged, or says itself that it was
+            made for another network.
+        DownloadError: it cannot be fetched, or is not what its hash says.
+        ModelError: no such network, or no such published weights.
+    """
+    if weights.startswith(HUB):
+        return _from_hub(weights, name, progress)
+    if weights.startswith(WEB):
+        return _from_web(weights, name, progress)
+    if name is None:
+        return _from_file(find_model(weights), name)
+    published = choose_weights(name, weights, published_weights(name))
+    if published is not None:
+        return _from_publisher(published, name, progress)
+    return _from_file(_find_file(weights, name), name)
+
+
+def check_named(weights: str, name: str) -> None:
+    """Raise at once what `find_pretrained` would raise without a look at the web or into a file."""
+    if weights.startswith(HUB):
+        return
+    if weights.startswith(WEB):
+        _split_hashed(weights)
+    elif choose_weights(name, weights, published_weights(name)) is None:
+        _find_file(weights, name)
+
+
+def _find_file(weights: str, name: str) -> Path:
+    try:
+        return find_model(weights)
+    except CheckpointError as error:
+        tags = [published.tag for published in published_weights(name)]
+        if Path(weights).name != weights or Path(weights).suffix or not tags:
+            raise
+        raise CheckpointError(  # a bare word: it may have been meant as the name of weights
+            f"there are no weights of that name for {name}, and no such run or file",
+            given=f"--weights {weights}",
+            valid=["imagenet", *tags, "a run", "a file", "hf:org/name", "https://...#sha256=HEX"],
+            fix="check the name; `ls runs` shows the runs made here",
+        ) from error
+
+
+def _from_publisher(published: OfficialWeights, name: str, progress: Progress) -> Pretrained:
+    said = f"{published.tag or 'weights'} of {name}"
+    if published.source.startswith(HUB):
+        path = fetch_from_hub(published.source, progress).path
+    else:
+        url, sha256 = split_url(published.source)
+        assert sha256 is not None, "the tables of published weights have hashes"
+        path = download(url, sha256=sha256, progress=progress)
+    return _published_file(path, published, f"{said} ({published.source.partition('#')[0]})")
+
+
+def _published_file(path: Path, published: OfficialWeights, source: str) -> Pretrained:
+    num_classes = published.num_classes
+    return Pretrained(
+        source=source,
+        tensors=load_tensors(path),
+        preprocess=published.preprocess,
+        class_names=imagenet_class_names() if num_classes == NUM_IMAGENET_CLASSES else None,
+        num_leading=published.num_leading_classes,
+    )
+
+
+def _from_web(url_and_hash: str, name: str | None, progress: Progress) -> Pretrained:
+    url, sha256 = _split_hashed(url_and_hash)
+    found = _from_file(download(url, sha256=sha256, progress=progress), name)
+    return replace(found, source=url)
+
+
+def _split_hashed(url_and_hash: str) -> tuple[str, str]:
+    url, sha256 = split_url(url_and_hash)
+    if sha256 is None:
+        raise ModelError(
+            "weights from the web need their sha256, so that nobody can put others in their place",
+            given=url,
+            valid="https://HOST/FILE#sha256=HEX",
+            fix="add #sha256= and the hash that the publisher names (or of a copy you trust: "
+            "`sha256sum FILE`)",
+        )
+    return url, sha256
+
+
+def _from_hub(reference: str, name: str | None, progress: Progress) -> Pretrained:
+    file = fetch_from_hub(reference, progress)
+    found = _from_file(file.path, name)
+    if found.network is not None or file.config is None:  # a Fieldmark model says it all by itself
+        return replace(found, source=reference)
+    config = file.config.get("pretrained_cfg", file.config)  # as timm writes it
+    labels = file.config.get("label_names")
+    architecture = file.config.get("architecture")
+    architecture = architecture if isinstance(architecture, str) else None
+    if architecture is not None:
+        _check_made_for(architecture, name, reference)
+    return replace(
+        found,
+        source=reference,
+        network=architecture,
+        preprocess=preprocess_of(config if isinstance(config, Mapping) else {}),
+        class_names=tuple(map(str, labels)) if isinstance(labels, list) else None,
+    )
+
+
+def _from_file(path: Path, name: str | None) -> Pretrained:
+    suffix = path.suffix.lower()
+    if suffix in KERAS_SUFFIXES:
+        keras = read_keras_weights(path)
+        _check_made_for(keras.network, name, str(path))
+        imagenet = keras.num_classes == NUM_IMAGENET_CLASSES
+        return Pretrained(
+            source=str(path),
+            tensors=keras.tensors,
+            network=keras.network,
+            preprocess=keras.preprocess,
+            class_names=imagenet_class_names() if imagenet else None,
+        )
+    if suffix in PICKLED_SUFFIXES:
+        published = None if name is None else _recognise(path, name)
+        if published is not None:
+            return _published_file(path, published, f"{path} ({published.tag} of {name})")
+        return Pretrained(str(path), load_tensors(path))
+    info = find_info(path)
+    if info is None:
+        return Pretrained(str(path), load_tensors(path))
+    made_for = str(info.architecture["name"])
+    _check_made_for(made_for, name, str(path))
+    return Pretrained(
+        source=str(path),
+        tensors=load_tensors(path),
+        network=made_for,
+        options=dict(info.architecture["options"]),
+        preprocess=info.preprocess.to_dict(),
+        class_names=info.class_names,
+    )
+
+
+def _recognise(path: Path, name: str) -> OfficialWeights | None:
+    """A published file that somebody fetched by hand; the hash tells, and so its preprocess."""
+    known = official_weights(name)
+    digest = sha256_of(path) if known else ""
+    for published in known:
+        digits = split_url(published.source)[1]
+        if digits and digest.startswith(digits):
+            return published
+    return None
+
+
+def _check_made_for(network: str, name: str | None, source: str) -> None:
+    """timm's `resnet18` has the same weights as ours, so only the names themselves are compared."""
+    if name is None:
+        return
+    bare, wanted = (n.removeprefix("timm/").partition(".")[0] for n in (network, name))
+    if bare != wanted:
+        raise CheckpointError(
+            "these weights were made for another network",
+            given=f"{source}, made for {network}; --model {name}",
+            valid=f"weights of {name}",
+            fix=f"train with --model {network}, or name other weights",
+        )

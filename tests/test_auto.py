@@ -34,6 +34,7 @@ OWN_WORDS: dict[str, Any] = {
     "mode": "finetune",
     "data.resize": "squash",
     "data.interpolation": "bicubic",
+    "data.channel_order": "bgr",
     "optimizer.weight_decay": 0.0321,
     "data.size": 333,
     "data.channels": 3,

@@ -54,6 +54,7 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "data.interpolation": st.sampled_from(("bilinear", "bicubic")),
     "data.mean": AUTO | numbers_per_channel(0, 1),
     "data.std": AUTO | numbers_per_channel(0.001, 1000),
+    "data.channel_order": st.sampled_from(("auto", "rgb", "bgr")),
     "data.val_fraction": st.floats(0, 0.49),
     "data.test_fraction": st.floats(0, 0.5),
     "data.val_is_val": st.booleans(),

@@ -28,6 +28,7 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
         resize=draw(st.sampled_from(("crop", "squash"))),
         crop_fraction=draw(st.floats(0.01, 1)),
         interpolation=draw(st.sampled_from(("bilinear", "bicubic"))),
+        channel_order=draw(st.sampled_from(("rgb", "bgr") if channels == 3 else ("rgb",))),
     )
 
 
@@ -50,15 +51,17 @@ def test_preprocess_survives_json_unchanged(preprocess: Preprocess) -> None:
         {"crop_fraction": 0.0},
         {"crop_fraction": 1.01},
         {"crop_fraction": math.nan},
+        {"channel_order": "bgr"},  # of one channel
     ],
 )
 def test_a_preprocess_that_cannot_work_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="makes no sense") as caught:
         dataclasses.replace(GREY, **change)
     assert "a positive std for each channel" in str(caught.value)
+    assert "bgr with 3 channels only" in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["resize", "interpolation"])
+@pytest.mark.parametrize("field", ["resize", "interpolation", "channel_order"])
 def test_an_unknown_word_in_a_preprocess_is_refused(field: str) -> None:
     with pytest.raises(CheckpointError, match=f"unknown {field}"):
         Preprocess.from_dict(GREY.to_dict() | {field: "stretch"})
@@ -79,6 +82,13 @@ def test_a_damaged_model_file_gives_an_error_for_people_or_a_working_preprocess(
     except CheckpointError:
         return
     assert Preprocess.from_dict(preprocess.to_dict()) == preprocess
+
+
+@pytest.mark.parametrize("preprocess", [GREY, Preprocess(8, 3, (0.5,) * 3, (0.2,) * 3)])
+def test_a_preprocess_written_before_there_was_an_order_is_rgb(preprocess: Preprocess) -> None:
+    values = preprocess.to_dict()
+    assert values.pop("channel_order") == "rgb"
+    assert Preprocess.from_dict(values) == preprocess
 
 
 @pytest.mark.parametrize("values", [{}, {"size": 28}, GREY.to_dict() | {"gamma": 2}, [1, 2]])

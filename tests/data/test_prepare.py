@@ -176,8 +176,22 @@ def test_one_number_a_channel(word: str, channels: int, numbers: list[float]) ->
     assert f"{channels} numbers" in str(caught.value)
 
 
+def test_blue_first_is_for_colour_alone() -> None:
+    recipe = settled(**{"data.channel_order": "bgr", "data.channels": 1})
+    with pytest.raises(RecipeError, match="bgr is for pictures in colour") as caught:
+        draft_preprocess(recipe)
+    assert "data.channels = 1" in str(caught.value)
+    assert "data.channel_order to rgb" in str(caught.value)
+
+
 def test_the_preprocess_is_what_the_recipe_says() -> None:
-    words = {"resize": "squash", "crop_fraction": 0.9, "interpolation": "bicubic", "size": 48}
+    words = {
+        "resize": "squash",
+        "crop_fraction": 0.9,
+        "interpolation": "bicubic",
+        "size": 48,
+        "channel_order": "bgr",
+    }
     preprocess = draft_preprocess(settled(**{f"data.{key}": v for key, v in words.items()}))
     for word, value in words.items():
         assert getattr(preprocess, word) == value

@@ -32,6 +32,7 @@ from fieldmark.types import Preprocess
 
 RGB = Preprocess(32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY = Preprocess(28, 1, (0.286,), (0.353,), crop_fraction=1.0)
+BGR = replace(RGB, channel_order="bgr")
 
 
 def save(picture: Image.Image, path: Path, **options: int) -> str:
@@ -178,16 +179,66 @@ def test_a_bad_file_is_a_picture_error_either_way(tmp_path: Path) -> None:
 # Numbers -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preprocess", [RGB, GREY])
+@pytest.mark.parametrize("preprocess", [RGB, BGR, GREY])
 def test_every_grey_level_survives_normalize_and_denormalize(preprocess: Preprocess) -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     images = levels.repeat(2, preprocess.channels, 1, 1)
     normal = normalize(images, preprocess)
     assert normal.dtype == torch.float32
     white = [(1 - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
+    if preprocess is BGR:
+        white.reverse()
     assert normal[0, :, -1, -1].tolist() == pytest.approx(white)
     torch.testing.assert_close(normalize(images.float() / 255, preprocess), normal)
     assert torch.equal(denormalize(normal, preprocess), images)
+
+
+def test_bgr_gives_the_network_blue_first_and_takes_each_colours_own_mean_from_it() -> None:
+    """As Keras' 2017 weights want it: BGR, 0-255, minus (103.939, 116.779, 123.68) in that order.
+
+    On the scale where white is 1, with a std of 1/255, the same numbers come out.
+    """
+    mean = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # of red, green, blue
+    preprocess = replace(BGR, mean=mean, std=(1 / 255,) * 3)
+    red_green_blue = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1)
+    expected = [50 - 103.939, 100 - 116.779, 200 - 123.68]
+    assert normalize(red_green_blue, preprocess).flatten().tolist() == pytest.approx(expected)
+
+
+@given(
+    channels=st.sampled_from((1, 3)),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    bgr=st.booleans(),
+    mean=st.lists(st.floats(-1, 1), min_size=3, max_size=3),
+    std=st.lists(st.floats(0.01, 10), min_size=3, max_size=3),
+    channels_last=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_denormalize_undoes_normalize_in_either_order(
+    channels: int,
+    height: int,
+    width: int,
+    bgr: bool,
+    mean: list[float],
+    std: list[float],
+    channels_last: bool,
+    seed: int,
+) -> None:
+    order = "bgr" if bgr and channels == 3 else "rgb"
+    preprocess = Preprocess(
+        8, channels, tuple(mean[:channels]), tuple(std[:channels]), channel_order=order
+    )
+    images = torch.randint(
+        0, 256, (2, channels, height, width), generator=torch.Generator().manual_seed(seed)
+    ).to(torch.uint8)
+    if channels_last:  # as `to_batch` makes them
+        images = images.contiguous(memory_format=torch.channels_last)
+    before = images.clone()
+    normal = normalize(images, preprocess)
+    assert torch.equal(denormalize(normal, preprocess), images)
+    assert torch.equal(images, before)
+    assert normal.stride() == normalize(images, replace(preprocess, channel_order="rgb")).stride()
 
 
 def test_denormalize_shows_what_lies_outside_as_black_and_white() -> None:

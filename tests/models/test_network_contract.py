@@ -1,7 +1,8 @@
 """The contract holds for every network there is, and the messages say what people need.
 
 Most of it runs on the meta device, where shapes are real and numbers are not, so that the whole
-registry is quick; what needs numbers takes the small networks.
+registry is quick; what needs numbers takes the small networks here, and all of them in
+`test_registry_walk`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ NETWORKS = [
     *((name, {}) for name in NAMES),
     ("resnet50", {"conv_bias": True, "stride_on_first_1x1": True, "pool_padding": 0}),
     ("resnet18", {"conv_bias": True, "norm_shortcut": False}),
+    ("alexnet", {"lrn": True}),
 ]
 
 
@@ -70,14 +72,25 @@ def test_every_weight_and_buffer_lies_in_exactly_one_stage(name: str) -> None:
         assert has_weights, f"stage {stage} holds no weights"
 
 
-@pytest.mark.parametrize("name", ["alexnet_half", "resnet10", "vgg11_bn"])
-def test_running_the_stages_in_order_is_the_network(name: str) -> None:
-    model = create_model(name, num_classes=3).eval()
-    images = torch.randn(2, 3, 70, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits = model(images)
-        assert torch.equal(run_stages(model, images), logits)
-        assert torch.equal(model.forward_head(model.forward_features(images)), logits)
+@pytest.mark.parametrize(("name", "options"), NETWORKS)
+def test_first_convolutions_and_classifiers_are_layers_of_the_shapes_promised(
+    name: str, options: dict[str, object]
+) -> None:
+    model = meta_model(name, num_classes=7, in_channels=2, **options)
+    state = model.state_dict()
+    for layer in model.first_convs:
+        assert isinstance(model.get_submodule(layer), nn.Conv2d)
+        assert state[f"{layer}.weight"].shape[1] == 2
+    for layer in model.classifiers:
+        assert isinstance(model.get_submodule(layer), nn.Linear)
+        assert state[f"{layer}.weight"].shape[0] == state[f"{layer}.bias"].shape[0] == 7
+    # Other channels and classes change these and nothing else.
+    other = meta_model(name, num_classes=8, in_channels=5, **options).state_dict()
+    changed = {key for key in state if state[key].shape != other[key].shape}
+    assert changed == {
+        *(f"{layer}.weight" for layer in model.first_convs),
+        *(f"{layer}.{word}" for layer in model.classifiers for word in ("weight", "bias")),
+    }
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
@@ -96,7 +109,7 @@ def test_min_size_is_the_smallest_that_works(name: str, options: dict[str, objec
             run_stages(model, torch.zeros(2, 3, smallest_px - 1, smallest_px - 1, device="meta"))
 
 
-@pytest.mark.parametrize("name", ["alexnet_half", "resnet10", "resnet50"])
+@pytest.mark.parametrize("name", ["alexnet_half", "resnet10", "resnet50", "c3resnet18"])
 def test_the_smallest_picture_trains_for_real(name: str) -> None:
     model = create_model(name, num_classes=2).train()
     images = torch.randn(2, 3, model.min_size_px, model.min_size_px)
@@ -164,15 +177,16 @@ def test_smallest_input_px_agrees_with_trying(
     assert smallest_px == 1 or not works(smallest_px - 1)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11", "resnet10"])
+@pytest.mark.parametrize("name", NAMES)
 def test_reset_classifier_changes_the_last_layer_and_nothing_else(name: str) -> None:
     model = meta_model(name, num_classes=5).to(torch.float64)
-    before = dict(model.named_parameters())
+    before = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     model.reset_classifier(3)
-    after = dict(model.named_parameters())
+    after = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     assert list(after) == list(before)
+    # The others are the very same tensors.
     fresh = [key for key in after if after[key] is not before[key]]
-    assert fresh == list(after)[-2:]  # the last layer's weight and bias
+    assert fresh == [f"{model.classifiers[0]}.{word}" for word in ("weight", "bias")]
     assert [after[key].shape[0] for key in fresh] == [3, 3]
     assert all(after[key].dtype == torch.float64 and after[key].is_meta for key in fresh)
     assert all(after[key].requires_grad for key in fresh)
@@ -202,9 +216,13 @@ def test_wrong_images_are_told_in_words(name: str) -> None:
     assert f"{model.min_size_px - 1} px high, 99 px wide" in oblong
 
 
-@pytest.mark.parametrize("options", [{}, {"pool_padding": 0}], ids=["padded", "unpadded"])
-def test_one_small_picture_alone_cannot_train_a_resnet(options: dict[str, int]) -> None:
-    model = create_model("resnet10", num_classes=2, **options).train()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet10", {}), ("resnet10", {"pool_padding": 0}), ("c3resnet18", {})],
+    ids=["padded", "unpadded", "c3"],
+)
+def test_one_small_picture_alone_cannot_train(name: str, options: dict[str, int]) -> None:
+    model = create_model(name, num_classes=2, **options).train()
     enough_px = model.min_size_alone_px
     with pytest.raises(ModelError, match="cannot train on a batch of one picture this small"):
         model(torch.randn(1, 3, enough_px - 1, enough_px - 1))

@@ -31,6 +31,8 @@ class TinyNetwork(nn.Module):
 
     name = "tiny"
     stages = ("stem", "body", "head")
+    first_convs = ("stem.0",)
+    classifiers = ("head.2",)
     min_size_px = SIZE_PX
     in_channels = 3
 

@@ -142,6 +142,13 @@ def draft_preprocess(recipe: Recipe) -> Preprocess:
                 valid=f"{data.channels} numbers",
                 fix=f"give data.{word} {data.channels} numbers, or drop it to have it measured",
             )
+    if data.channel_order == "bgr" and data.channels != 3:
+        raise RecipeError(
+            "data.channel_order = bgr is for pictures in colour",
+            given=f"data.channels = {data.channels}",
+            valid="3 channels",
+            fix="set data.channels to 3, or data.channel_order to rgb",
+        )
     return Preprocess(
         size=data.size,
         channels=data.channels,

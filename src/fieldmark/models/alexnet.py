@@ -52,8 +52,8 @@ class AlexNet(nn.Module):
     Args:
         name: a key of `VARIANTS`.
         dropout: share of the inputs of each hidden dense layer dropped in training (paper, 4.2).
-        lrn: divide what the first two convolutions see by how strongly five neighbouring channels
-            answer at the same place (paper, 3.3). It has no weights.
+        lrn: divide what comes out of the first two convolutions by how strongly five neighbouring
+            channels answer at the same place (paper, 3.3). It has no weights.
 
     Raises:
         ModelError: a count below one, or dropout outside [0, 1).

@@ -17,9 +17,11 @@ from fieldmark.checkpoint import PICKLED_SUFFIXES, find_info, load_tensors
 from fieldmark.download import download, find_downloaded, sha256_of, split_url
 from fieldmark.errors import CheckpointError, ModelError
 from fieldmark.hub import are_cached, fetch_from_hub
+from fieldmark.hub.reference import parse_reference
 from fieldmark.models.fit import Classes
 from fieldmark.models.keras_weights import read_keras_weights
 from fieldmark.models.official import (
+    IMAGENET,
     NUM_IMAGENET_CLASSES,
     OfficialWeights,
     choose_weights,
@@ -102,7 +104,7 @@ def find_pretrained(weights: str, name: str | None, progress: Progress) -> Pretr
         return _from_web(weights, name, progress)
     if name is None:
         return _from_file(find_model(weights), name)
-    published = choose_weights(name, weights, published_weights(name))
+    published = _choose_published(weights, name)
     if published is not None:
         return _from_publisher(published, name, progress)
     return _from_file(_find_file(weights, name), name)
@@ -111,11 +113,19 @@ def find_pretrained(weights: str, name: str | None, progress: Progress) -> Pretr
 def check_named(weights: str, name: str) -> None:
     """Raise at once what `find_pretrained` would raise without a look at the web or into a file."""
     if weights.startswith(HUB):
-        return
-    if weights.startswith(WEB):
+        parse_reference(weights)
+    elif weights.startswith(WEB):
         _split_hashed(weights)
-    elif choose_weights(name, weights, published_weights(name)) is None:
+    elif _choose_published(weights, name) is None:
         _find_file(weights, name)
+
+
+def _choose_published(weights: str, name: str) -> OfficialWeights | None:
+    published = published_weights(name)
+    tags = {IMAGENET, *(one.tag for one in published)}
+    if weights not in tags and Path(weights).exists():  # a file may be called imagenet_mine.pth
+        return None
+    return choose_weights(name, weights, published)
 
 
 def _find_file(weights: str, name: str) -> Path:

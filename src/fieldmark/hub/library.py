@@ -24,6 +24,7 @@ LOOKUP_SECONDS_WITH_COPY: Final = 4.0  # with a copy at hand nobody should wait 
 ATTEMPTS_TO_LOOK_UP: Final = 2
 ATTEMPTS_TO_FETCH: Final = 5  # after a break; the library itself takes up some breaks, not all
 PAUSE_SECONDS: Final = 1.0
+SWITCHED_OFF: Final = ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")  # no telemetry, ever
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Told:
 
 @contextmanager
 def library(progress: Progress) -> Iterator[Path]:
-    """huggingface_hub, kept off the screen and off Xet; gives its cache directory.
+    """huggingface_hub, kept off the screen, off Xet and from telling who asks; gives its cache
+    directory.
 
     Its warnings and log lines are for programmers; the two that a user should hear are said.
 
@@ -60,15 +62,19 @@ def library(progress: Progress) -> Iterator[Path]:
                 "check the variables that `env | grep HF_` shows; `pip install huggingface-hub`",
             ) from error
         log = logging.getLogger(huggingface_hub.__name__)
-        before = log.handlers, log.propagate, log.level, constants.HF_HUB_DISABLE_XET
+        before = log.handlers, log.propagate, log.level
+        switches = {name: getattr(constants, name) for name in SWITCHED_OFF}
         log.handlers, log.propagate = [_InOurWords(progress)], False
         log.setLevel(logging.INFO)
-        constants.HF_HUB_DISABLE_XET = True
+        for name in SWITCHED_OFF:
+            setattr(constants, name, True)
         try:
             yield cache_of_library()
         finally:
-            log.handlers, log.propagate, level, constants.HF_HUB_DISABLE_XET = before
+            log.handlers, log.propagate, level = before
             log.setLevel(level)
+            for name, value in switches.items():
+                setattr(constants, name, value)
 
 
 def cache_of_library() -> Path:

@@ -96,10 +96,11 @@ def choose_weights(
     Raises:
         ModelError: the tag is "imagenet" or begins like torchvision's, and there are none such.
     """
+    word = tag.lower()  # torchvision writes IMAGENET1K_V1
     for weights in published:
-        if tag in (IMAGENET, weights.tag):
+        if word in (IMAGENET, weights.tag.lower()):
             return weights
-    if not tag.startswith(IMAGENET):
+    if not word.startswith(IMAGENET):
         return None
     raise ModelError(
         f"no weights of that name are published for {name}",

@@ -68,7 +68,8 @@ def count_ends(network: Network, tensors: Tensors, source: str) -> tuple[int, in
     """How many outputs and channels the network has that `tensors` were made for.
 
     Raises:
-        CheckpointError: there is no first convolution or no classifier among them.
+        CheckpointError: there is no first convolution or no classifier among them, or their shapes
+            say nothing.
     """
     named = _own_names(network, tensors)
     wanted = (*network.classifiers[:1], *network.first_convs[:1])
@@ -79,8 +80,15 @@ def count_ends(network: Network, tensors: Tensors, source: str) -> tuple[int, in
             given=f"{source}; missing: {_first(missing or ['a classifier'])}",
             fix="name the network they were made for",
         )
-    classifier, first_conv = (named[f"{layer}.weight"] for layer in wanted)
-    return classifier.shape[0], first_conv.shape[1]
+    classifier, first_conv = (named[f"{layer}.weight"].shape for layer in wanted)
+    if len(first_conv) < 2 or 0 in (*classifier, *first_conv) or not classifier:
+        raise CheckpointError(
+            "the first or last layer of these weights has a shape that makes no sense",
+            given=f"{source}; {wanted[0]}: {tuple(classifier)}, {wanted[1]}: {tuple(first_conv)}",
+            valid="(classes, ...) and (features, channels, ...)",
+            fix="get the file again, or name the network that it was made for",
+        )
+    return classifier[0], first_conv[1]
 
 
 def _own_names(network: Network, tensors: Tensors) -> dict[str, Tensor]:
@@ -128,9 +136,13 @@ def _adapt_input(key: str, own: Tensors, fitted: dict[str, Tensor]) -> list[str]
     what timm does (timm/models/_manipulate.py, `adapt_input_conv`). The sum is exact where mean
     and std are the same in every channel, and close to it elsewhere: they are averaged then.
     """
-    if key not in fitted or key not in own or fitted[key].dim() != own[key].dim():
-        return []  # said as missing or of another shape
-    theirs, wanted = fitted[key].shape[1], own[key].shape[1]
+    if key not in fitted or key not in own:
+        return []  # said as missing
+    shape, own_shape = fitted[key].shape, own[key].shape
+    but_channels = (shape[:1] + shape[2:], own_shape[:1] + own_shape[2:])
+    if len(shape) != len(own_shape) or but_channels[0] != but_channels[1] or 0 in shape:
+        return []  # said as of another shape
+    theirs, wanted = shape[1], own_shape[1]
     if theirs == wanted:
         return []
     weight = fitted[key].float()
@@ -140,7 +152,8 @@ def _adapt_input(key: str, own: Tensors, fitted: dict[str, Tensor]) -> list[str]
     copies = -(-wanted // theirs)  # rounded up
     repeated = weight.repeat(1, copies, *[1] * (weight.dim() - 2))[:, :wanted]
     fitted[key] = repeated * (theirs / wanted)
-    return [f"the first convolution's {theirs} channels repeated for {wanted}"]
+    channels = "channel" if theirs == 1 else f"{theirs} channels"
+    return [f"the first convolution's {channels} repeated for {wanted}"]
 
 
 def _fit_classifiers(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
+from fieldmark.models.card import ModelCard, matches
 from fieldmark.models.official import OfficialWeights
-from fieldmark.models.registry import ModelCard, list_models
+from fieldmark.models.registry import list_models
 from fieldmark.models.timm_zoo import list_timm_models
 from fieldmark.pretrained import are_on_this_machine, published_weights
 
@@ -42,17 +41,3 @@ def list_catalog(pattern: str | None = None) -> list[Entry]:
         Entry(card, position < len(own), many, tuple(next(here) for _ in many))
         for position, (card, many) in enumerate(zip(cards, published, strict=True))
     ]
-
-
-def matches(name: str, pattern: str | None) -> bool:
-    """Whether a network of this name is asked for."""
-    if pattern is None:
-        return True
-    if any(sign in pattern for sign in "*?["):
-        return fnmatchcase(name, pattern)
-    return pattern.lower() in name
-
-
-def tags_of(weights: Sequence[OfficialWeights]) -> list[str]:
-    """What published weights are called."""
-    return [one.tag for one in weights]

@@ -17,7 +17,10 @@ from fieldmark.errors import ModelError, RecipeError
 from fieldmark.files import check_is_free
 from fieldmark.models.contract import as_network
 from fieldmark.models.fit import count_ends
+from fieldmark.models.official import NUM_IMAGENET_CLASSES, imagenet_class_names
+from fieldmark.models.own import is_own
 from fieldmark.models.registry import create_model
+from fieldmark.models.timm_sizes import check_admits, with_size
 from fieldmark.pretrained import Pretrained, find_pretrained
 from fieldmark.progress import Progress, console_progress
 from fieldmark.recipe import Recipe, assemble
@@ -49,6 +52,8 @@ def import_weights(
     """
     progress = progress or console_progress()
     recipe = assemble(None, {"size": size}, settings or {})
+    if out is not None or model is not None:  # before anything is fetched
+        check_is_free(_target(out, model or ""))
     found = find_pretrained(weights, model, progress)
     name = model or found.network
     if name is None:
@@ -57,7 +62,7 @@ def import_weights(
             given=weights,
             fix="name it with --model; `fieldmark models` lists them",
         )
-    target = Path(out) if out is not None else Path(f"{name.replace('/', '-')}.safetensors")
+    target = _target(out, name)
     check_is_free(target)
     recipe, _ = inherit(replace(recipe, model=replace(recipe.model, name=name)), found)
 
@@ -76,20 +81,39 @@ def import_weights(
     return target
 
 
+def _target(out: str | Path | None, name: str) -> Path:
+    return Path(out) if out is not None else Path(f"{name.replace('/', '-')}.safetensors")
+
+
 def _rebuild(name: str, recipe: Recipe, found: Pretrained) -> nn.Module:
-    """The network with as many outputs and channels as the weights have."""
+    """The network with as many outputs and channels as the weights have, for its size."""
+    options, size = recipe.model.options, recipe.data.size
+    if size != "auto" and not is_own(name):
+        options = with_size(name, options, size)
     with torch.device("meta"):  # asked for the names of its first and last layers, no more
-        sketch = as_network(create_model(name, **recipe.model.options))
+        sketch = as_network(create_model(name, **options))
     num_classes, in_channels = count_ends(sketch, found.tensors, found.source)
-    return create_model(name, num_classes - found.num_leading, in_channels, **recipe.model.options)
+    network = create_model(name, num_classes - found.num_leading, in_channels, **options)
+    if size != "auto":
+        check_admits(as_network(network), size)
+    return network
 
 
 def _class_names(
     recipe: Recipe, found: Pretrained, num_classes: int, progress: Progress
 ) -> tuple[str, ...]:
     names = recipe.data.class_names or found.class_names
+    if names is None and num_classes == NUM_IMAGENET_CLASSES:
+        progress.say(
+            "nobody says what the classes are: 1000 of them are taken for ImageNet's, in the usual "
+            "order (--set data.class_names=... names others)"
+        )
+        return imagenet_class_names()
     if names is None:
-        progress.say("nobody says what the classes are: they are numbered")
+        progress.say(
+            "nobody says what the classes are: they are numbered "
+            "(--set data.class_names=... names them)"
+        )
         return tuple(f"class {number}" for number in range(num_classes))
     if len(names) != num_classes or len(set(names)) != num_classes:
         raise RecipeError(

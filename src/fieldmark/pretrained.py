@@ -20,6 +20,7 @@ from fieldmark.hub import are_cached, fetch_from_hub
 from fieldmark.hub.reference import parse_reference
 from fieldmark.models.fit import Classes
 from fieldmark.models.keras_weights import read_keras_weights
+from fieldmark.models.layouts import to_timm
 from fieldmark.models.official import (
     IMAGENET,
     NUM_IMAGENET_CLASSES,
@@ -29,13 +30,15 @@ from fieldmark.models.official import (
     official_weights,
 )
 from fieldmark.models.own import is_own
-from fieldmark.models.timm_zoo import preprocess_of, timm_weights
+from fieldmark.models.timm_zoo import PREFIX, preprocess_of, timm_weights
 from fieldmark.progress import Progress
 from fieldmark.rundir import find_model
 
 HUB: Final = "hf:"
 WEB: Final = ("http://", "https://")
 KERAS_SUFFIXES: Final = (".h5", ".hdf5", ".keras")
+COUNTS: Final = ("num_classes", "in_chans")  # in timm's words; the weights' shapes say them
+ONLY_IN_TRAINING: Final = frozenset(("drop_rate", "drop_path_rate"))  # timm's; no other function
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def find_pretrained(weights: str, name: str | None, progress: Progress) -> Pretr
     if weights.startswith(WEB):
         return _from_web(weights, name, progress)
     if name is None:
-        return _from_file(find_model(weights), name)
+        return _from_file(_find_any_file(weights), name)
     published = _choose_published(weights, name)
     if published is not None:
         return _from_publisher(published, name, progress)
@@ -140,6 +143,21 @@ def _find_file(weights: str, name: str) -> Path:
             given=f"--weights {weights}",
             valid=["imagenet", *tags, "a run", "a file", "hf:org/name", "https://...#sha256=HEX"],
             fix="check the name; `ls runs` shows the runs made here",
+        ) from error
+
+
+def _find_any_file(weights: str) -> Path:
+    try:
+        return find_model(weights)
+    except CheckpointError as error:
+        if Path(weights).name != weights or Path(weights).suffix or Path(weights).exists():
+            raise
+        raise ModelError(  # a bare word: it may have been meant as the name of weights
+            "weights that are called by their name are those of a network, and none is named",
+            given=weights,
+            valid="a network's name beside it; or a run, a file, hf:org/name, "
+            "https://...#sha256=HEX",
+            fix="add --model; `fieldmark models` lists the networks and their weights",
         ) from error
 
 
@@ -191,17 +209,29 @@ def _from_hub(reference: str, name: str | None, progress: Progress) -> Pretraine
         return replace(found, source=reference)
     config = file.config.get("pretrained_cfg", file.config)  # as timm writes it
     labels = file.config.get("label_names")
-    architecture = file.config.get("architecture")
-    architecture = architecture if isinstance(architecture, str) else None
-    if architecture is not None:
-        _check_made_for(architecture, name, reference)
-    return replace(
+    config = config if isinstance(config, Mapping) else {}
+    found = replace(
         found,
         source=reference,
-        network=architecture,
-        preprocess=preprocess_of(config if isinstance(config, Mapping) else {}),
+        preprocess=preprocess_of(config),
         class_names=tuple(map(str, labels)) if isinstance(labels, list) else None,
+        num_leading=_count(config.get("label_offset")),
     )
+    architecture = file.config.get("architecture")
+    if not isinstance(architecture, str):
+        return found
+    _check_made_for(architecture, name, reference)
+    words = file.config.get("model_args")
+    words = words if isinstance(words, Mapping) else {}
+    options = {str(word): value for word, value in words.items() if word not in COUNTS}
+    # timm wrote it: where ours of this name is built in one way only, it is timm's that is meant.
+    network = f"{PREFIX}{architecture}" if options and is_own(architecture) else architecture
+    tensors, options = _as_built_here(network, options, found.tensors, name, reference)
+    return replace(found, network=network, options=options, tensors=tensors)
+
+
+def _count(given: object) -> int:
+    return given if isinstance(given, int) and given > 0 else 0
 
 
 def _from_file(path: Path, name: str | None) -> Pretrained:
@@ -225,13 +255,14 @@ def _from_file(path: Path, name: str | None) -> Pretrained:
     info = find_info(path)
     if info is None:
         return Pretrained(str(path), load_tensors(path))
-    made_for = str(info.architecture["name"])
+    made_for, options = str(info.architecture["name"]), dict(info.architecture["options"])
     _check_made_for(made_for, name, str(path))
+    tensors, options = _as_built_here(made_for, options, load_tensors(path), name, str(path))
     return Pretrained(
         source=str(path),
-        tensors=load_tensors(path),
+        tensors=tensors,
         network=made_for,
-        options=dict(info.architecture["options"]),
+        options=options,
         preprocess=info.preprocess.to_dict(),
         class_names=info.class_names,
     )
@@ -260,3 +291,35 @@ def _check_made_for(network: str, name: str | None, source: str) -> None:
             valid=f"weights of {name}",
             fix=f"train with --model {network}, or name other weights",
         )
+
+
+def _as_built_here(
+    network: str,
+    options: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    name: str | None,
+    source: str,
+) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    """Between ours and timm's network of one name: they have other options, and compute the same
+    function where neither has any that changes it.
+
+    Raises:
+        CheckpointError: the network of the weights has such options.
+    """
+    if name is None or is_own(network) == is_own(name):
+        return tensors, options
+    try:
+        if is_own(network):
+            foreign = to_timm({"name": network, "options": options}, tensors)
+            return foreign.tensors, foreign.arguments
+        if options.keys() <= ONLY_IN_TRAINING:
+            return tensors, {}
+        reason = f"{name} cannot be built with {', '.join(sorted(options))}"
+    except ModelError as error:
+        reason = error.problem
+    raise CheckpointError(
+        f"these weights were trained in a network that {name} cannot be built like",
+        given=f"{source}, made for {network}; {reason}",
+        valid=f"--model {network}",
+        fix=f"train with --model {network}",
+    )

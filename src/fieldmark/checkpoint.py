@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,11 @@ def load_weights(
 def _load_pickled(path: Path) -> dict[str, torch.Tensor]:
     """torch's own unpickler in the mode that builds tensors and plain containers, nothing else."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of pickles that torch did not write: the error follows
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             "this file holds more than weights, and reading that could run a stranger's code",

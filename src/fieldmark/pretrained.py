@@ -314,12 +314,12 @@ def _as_built_here(
             return foreign.tensors, foreign.arguments
         if options.keys() <= ONLY_IN_TRAINING:
             return tensors, {}
-        reason = f"{name} cannot be built with {', '.join(sorted(options))}"
-    except ModelError as error:
-        reason = error.problem
+    except ModelError:
+        pass
+    built = ", ".join(f"{word}={value}" for word, value in options.items())
     raise CheckpointError(
         f"these weights were trained in a network that {name} cannot be built like",
-        given=f"{source}, made for {network}; {reason}",
+        given=f"{source}, made for {network} with {built}",
         valid=f"--model {network}",
         fix=f"train with --model {network}",
     )

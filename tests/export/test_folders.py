@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import resource
 import signal
 from dataclasses import replace
@@ -31,6 +30,7 @@ from fieldmark.models.registry import create_model
 from fieldmark.predict import load
 from fieldmark.progress import Silent
 from fieldmark.types import Preprocess
+from support.references import python_of
 
 NAMES = ("蜜蜂", "ant | emmet", 'wasp "big"')
 # At 67 px and 0.875 timm would by itself resize to another side than Fieldmark: 76 instead of 77.
@@ -91,12 +91,10 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_readme(folder: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Do what the README says, letter for letter; returns the names it defines."""
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(folder)
     (folder / "picture.jpg").write_bytes(photo.read_bytes())
     defined: dict[str, Any] = {}
-    exec(code, defined)
+    exec(python_of(folder / "README.md"), defined)
     return defined
 
 

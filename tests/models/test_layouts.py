@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-import torchvision
 from torch import nn
 
 from fieldmark.errors import ModelError
 from fieldmark.models.layouts import (
     VGG_DIFFERS_FROM_PX,
-    Foreign,
     from_timm,
     take_rgb,
     to_timm,
@@ -21,9 +19,14 @@ from fieldmark.models.layouts import (
 )
 from fieldmark.models.registry import create_model
 from fieldmark.models.vgg import VARIANTS as VGGS
+from support.references import built_by_timm, built_by_torchvision, random_state
+
+NUM_CLASSES = 5
 
 
-def on_meta(name: str, num_classes: int = 5, in_channels: int = 3, **options: Any) -> nn.Module:
+def on_meta(
+    name: str, num_classes: int = NUM_CLASSES, in_channels: int = 3, **options: Any
+) -> nn.Module:
     """Drawing the weights of a VGG takes seconds, and they are replaced anyway."""
     with torch.device("meta"):
         return create_model(name, num_classes, in_channels, **options)
@@ -31,41 +34,12 @@ def on_meta(name: str, num_classes: int = 5, in_channels: int = 3, **options: An
 
 def with_weights(model: nn.Module) -> nn.Module:
     """`model` in evaluation mode with weights that keep a signal alive, the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for key, value in model.state_dict().items():
-        if not value.is_floating_point():
-            state[key] = torch.tensor(7)
-            continue
-        drawn = torch.empty(value.shape).uniform_(-1, 1, generator=generator)
-        if value.ndim > 1:
-            state[key] = drawn * (6 / value[0].numel()) ** 0.5
-        else:
-            state[key] = 0.1 * drawn + (1 if key.endswith(("running_var", "weight")) else 0)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(random_state(model), assign=True)
     return model.eval()
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
     return model.architecture  # type: ignore[return-value]
-
-
-def built_by_torchvision(foreign: Foreign, num_classes: int = 5) -> nn.Module:
-    words = dict(foreign.arguments)
-    if "block" in words:
-        words["block"] = getattr(torchvision.models.resnet, words["block"])
-    with torch.device("meta"):
-        model = getattr(torchvision.models, foreign.name)(num_classes=num_classes, **words)
-    model.load_state_dict(foreign.tensors, assign=True)
-    return model.eval()  # type: ignore[no-any-return]
-
-
-def built_by_timm(foreign: Foreign, num_classes: int = 5, in_channels: int = 3) -> nn.Module:
-    words = {"num_classes": num_classes, "in_chans": in_channels, **foreign.arguments}
-    with torch.device("meta"):
-        model = timm.create_model(foreign.name, **words)
-    model.load_state_dict(foreign.tensors, assign=True)
-    return model.eval()
 
 
 def agree(ours: nn.Module, theirs: nn.Module, height: int = 64, width: int = 75) -> bool:
@@ -81,20 +55,20 @@ def agree(ours: nn.Module, theirs: nn.Module, height: int = 64, width: int = 75)
 def test_torchvision_computes_the_same(name: str) -> None:
     ours = with_weights(on_meta(name))
     foreign = to_torchvision(architecture(ours), ours.state_dict())
-    assert agree(ours, built_by_torchvision(foreign))
+    assert agree(ours, built_by_torchvision(foreign, NUM_CLASSES))
 
 
 @pytest.mark.parametrize(("name", "channels"), [("resnet10", 3), ("resnet18", 1), ("resnet50", 3)])
 def test_timm_computes_the_same_with_a_resnet(name: str, channels: int) -> None:
     ours = with_weights(on_meta(name, in_channels=channels))
     foreign = to_timm(architecture(ours), ours.state_dict(), 64)
-    assert agree(ours, built_by_timm(foreign, in_channels=channels))
+    assert agree(ours, built_by_timm(foreign, NUM_CLASSES, in_channels=channels))
 
 
 def test_timm_computes_the_same_with_a_vgg_until_its_map_grows_beyond_7_px() -> None:
     ours = with_weights(on_meta("vgg11"))
     foreign = to_timm(architecture(ours), ours.state_dict(), VGG_DIFFERS_FROM_PX - 1)
-    theirs = built_by_timm(foreign)
+    theirs = built_by_timm(foreign, NUM_CLASSES)
     assert agree(ours, theirs, 40, 64)
     assert agree(ours, theirs, 40, VGG_DIFFERS_FROM_PX - 1)
     # What the refusal below is for.
@@ -129,7 +103,7 @@ def test_dropout_goes_with_the_network() -> None:
     assert theirs.arguments == {"dropout": 0.0}
     plain = on_meta("vgg11")
     assert to_torchvision(architecture(plain), plain.state_dict()).arguments == {}
-    in_timm = built_by_timm(to_timm(architecture(plain), plain.state_dict()))
+    in_timm = built_by_timm(to_timm(architecture(plain), plain.state_dict()), NUM_CLASSES)
     rates = [module.p for module in in_timm.modules() if isinstance(module, nn.Dropout)]
     assert rates == [0.5, 0.5]  # as ours; timm's own default is none
 

@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 from fieldmark.models.registry import create_model, list_models
+from support.references import random_state
 
 # Every other one must be torchvision's too, weight by weight.
 OURS_ALONE = {"alexnet_half", "resnet10"}
@@ -17,25 +18,6 @@ TWINS = [
     for card in list_models()
     if card.name not in OURS_ALONE | KERAS and card.family != "C3ResNet"
 ]
-
-
-def random_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights that keep a signal alive through the deepest network, and norms that do something."""
-    generator = torch.Generator().manual_seed(0)
-    state: dict[str, torch.Tensor] = {}
-    for key, value in model.state_dict().items():
-        if not value.is_floating_point():  # batches seen by a norm
-            state[key] = torch.tensor(7)
-            continue
-        drawn = torch.empty(value.shape).uniform_(-1, 1, generator=generator)
-        if value.ndim > 1:
-            drawn.mul_((6 / value[0].numel()) ** 0.5)
-        elif key.endswith(("running_var", "weight")):
-            drawn.mul_(0.2).add_(1)
-        else:
-            drawn.mul_(0.1)
-        state[key] = drawn
-    return state
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -12,34 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tvf
 
 from fieldmark.data.augment import draw_crops, jitter_color, random_resized_crop, rotate
-from fieldmark.data.preprocess import MAX_ASPECT, fit_to_input, load_exact
+from fieldmark.data.preprocess import fit_to_input, load_exact
 from fieldmark.types import Preprocess
-
-MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+from support.references import is_resized_whole, noise, torchvision_pixels
 
 
 def preprocess(size: int, crop_fraction: float, interpolation: Any = "bilinear") -> Preprocess:
     return Preprocess(size, 3, (0.0,) * 3, (1.0,) * 3, "crop", crop_fraction, interpolation)
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """The hardest picture: neighbours have nothing in common."""
-    shape = (height, width, 3)
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
-
-
-def torchvision_pixels(picture: Image.Image, p: Preprocess) -> np.ndarray:
-    resize = v2.Resize(round(p.size / p.crop_fraction), interpolation=MODES[p.interpolation])
-    return np.asarray(v2.CenterCrop(p.size)(resize(picture)))
-
-
-def is_resized_whole(width: int, height: int, p: Preprocess) -> bool:
-    longer = max(width, height) / min(width, height)
-    return round(p.size / p.crop_fraction) * longer <= MAX_ASPECT * p.size
 
 
 sizes = st.integers(1, 90) | st.integers(1, 700)

@@ -55,6 +55,7 @@ def import_(
     settings: SetOption = None,
 ) -> None:
     """Make a whole Fieldmark model of published weights: network, classes and preprocess."""
+    from fieldmark.checkpoint import load_info
     from fieldmark.intake import import_weights
 
     path = import_weights(
@@ -65,10 +66,11 @@ def import_(
         settings=dict(map(parse_setting, settings or ())),
         progress=console_progress(),
     )
+    network = load_info(path).architecture["name"]
     typer.echo(
         f"wrote {path}\n"
         f"Next: {program()} predict {path} PICTURES --top 5\n"
-        f"      {program()} train PHOTOS --weights {path} --model NETWORK"
+        f"      {program()} train PHOTOS --weights {path} --model {network}"
     )
 
 

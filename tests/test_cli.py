@@ -20,7 +20,7 @@ import fieldmark
 from fieldmark.cli import options
 from fieldmark.data.manifest import read_manifest
 from fieldmark.evaluation.metrics import evaluate_logits
-from fieldmark.models.registry import list_models
+from fieldmark.models.registry import list_models, list_timm_models
 from fieldmark.printing import print_metrics
 from fieldmark.recipe import load_recipe
 
@@ -33,6 +33,7 @@ OPTIONS = {
     "evaluate": "device batch-size out",
     "predict": "top format device batch-size",
     "summary": "classes channels size set",
+    "models": "filter",
     "show": "num augmented out model size augment seed recipe set",
     "demo": "quick out",
 }
@@ -378,7 +379,8 @@ def test_summary_of_a_name(verb: Verb, words: str, total: str) -> None:
 def test_summary_fits_eighty_columns(verb: Verb, terminal: None) -> None:
     lines = verb("summary", "resnet50").out.splitlines()
     assert lines[0].split() == ["layer", "kind", "output", "parameters", "MFLOPs"]
-    assert [x.strip() for x in lines if not x.startswith("  ") and " " not in x.strip()][:6] == [
+    boundaries = [number for number, line in enumerate(lines) if set(line.strip()) == {"─"}]
+    assert [lines[number + 1].split()[0] for number in boundaries] == [
         *("stem", "layer1", "layer2", "layer3", "layer4", "head"),
     ]
     assert all(len(line) <= 80 and "…" not in line for line in lines)
@@ -394,8 +396,9 @@ def test_summary_of_a_run(verb: Verb, tiny_run: fieldmark.Run) -> None:
 
 def test_models_are_all_listed_at_eighty_columns(verb: Verb, terminal: None) -> None:
     lines = verb("models").out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == [card.name for card in list_models()]
-    assert all(len(line) <= 80 and "…" not in line for line in lines)
+    names = [card.name for card in (*list_models(), *list_timm_models())]
+    assert [line.split()[0] for line in lines[1:]] == names
+    assert all(len(line) <= 80 for line in lines)
 
 
 @pytest.mark.parametrize("augmented", [False, True])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fieldmark.models.summary import Summary
 
 
-PIPE_COLUMNS: Final = 200  # a file has no width: nothing is cut where no terminal asks for it
+PIPE_COLUMNS: Final = 400  # a file has no width: nothing is cut where no terminal asks for it
 
 
 def _console() -> Console:
@@ -151,30 +151,42 @@ def print_models(entries: Sequence[Entry]) -> None:
     Beside each the names of its published weights, the usual ones first; those that are on this
     machine already stand in green, with a tick that a pipe shows too.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading, justify in (
-        ("name", "left"),
-        ("parameters", "right"),
-        ("size px", "right"),
-        ("weights (\N{CHECK MARK}: on this machine)", "left"),
-        ("paper", "left"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=heading != "paper")  # type: ignore[arg-type]
-    console = _console()
-    for entry in entries:
-        card = entry.card
-        table.add_row(
-            card.name,
-            f"{card.num_parameters / 1e6:.1f} M",
-            str(card.default_size_px),
-            _weights_cell(entry),
-            card.paper if entry.is_own else "timm",
-        )
-    console.print(table)
     if not entries:
-        console.print("no network has such a name", style="yellow")
+        _console().print("no network has such a name", style="yellow")
+        return
+    console = _console()
+    rows = [
+        (
+            entry.card.name,
+            f"{entry.card.num_parameters / 1e6:.1f} M",
+            str(entry.card.default_size_px),
+            _weights_cell(entry),
+            Text((entry.card.paper or "") if entry.is_own else "timm"),
+        )
+        for entry in entries
+    ]
+    # In a narrow terminal names are not cut: people copy them. The papers go first.
+    left = console.width - max(len(row[0]) for row in rows) - len("  parameters  size px  ")
+    is_narrow = left < MIN_WEIGHTS_AND_PAPER
+    headings = ["name", "parameters", "size px", "weights (\N{CHECK MARK}: on this machine)"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        is_last = heading is headings[-1]
+        table.add_column(
+            heading,
+            justify="right" if heading in ("parameters", "size px") else "left",
+            no_wrap=True,
+            width=max(left, MIN_WEIGHTS) if is_narrow and is_last else None,
+        )
+    if not is_narrow:
+        table.add_column("paper")
+    for row in rows:
+        table.add_row(*row[: len(headings)] if is_narrow else row)
+    console.print(table)
 
 
+MIN_WEIGHTS: Final = 9
+MIN_WEIGHTS_AND_PAPER: Final = 70
 NUM_TAGS_SHOWN: Final = 3
 
 

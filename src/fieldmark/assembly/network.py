@@ -25,7 +25,7 @@ from fieldmark.models.registry import check_options, create_model, model_card
 from fieldmark.models.summary import Summary, summarize
 from fieldmark.models.timm_bridge import TimmNetwork
 from fieldmark.models.timm_sizes import check_admits, with_size
-from fieldmark.models.timm_zoo import is_timm, unknown_model
+from fieldmark.models.timm_zoo import PREFIX, is_timm, unknown_model
 from fieldmark.pretrained import Pretrained, check_named, find_pretrained
 from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe, assemble, to_dict
@@ -197,7 +197,8 @@ def _find_run(model: str) -> Path | None:
     except CheckpointError as error:
         if is_timm(model):
             return None
-        if Path(model).name == model and not Path(model).exists():  # a bare word: meant as a name
+        bare = model.removeprefix(PREFIX)
+        if Path(bare).name == bare and not Path(model).exists():  # a bare word: meant as a name
             raise unknown_model(model) from error
         raise
 

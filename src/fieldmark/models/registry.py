@@ -1,52 +1,36 @@
-"""The networks by name: build one, or list them all with what they cost."""
+"""The networks by name: build one, or list them all with what they cost.
+
+A name is first looked for among the networks written out here, then among timm's, which may also
+be named outright: `timm/resnet18`. Only then is timm imported.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
 
 from fieldmark.errors import ModelError, check_choice
-from fieldmark.models.alexnet import AlexNet
-from fieldmark.models.c3 import C3ResNet
+from fieldmark.models.card import ModelCard
 from fieldmark.models.contract import as_network
-from fieldmark.models.resnet import ResNet
-from fieldmark.models.vgg import VGG
+from fieldmark.models.own import MODEL_NAMES, NETWORKS, is_own
+from fieldmark.models.timm_bridge import create_timm
+from fieldmark.models.timm_zoo import is_timm, list_timm_models, timm_card, unknown_model
 
-_NETWORKS: dict[str, type[AlexNet] | type[VGG] | type[ResNet] | type[C3ResNet]] = {
-    **dict.fromkeys(AlexNet.variants, AlexNet),
-    **dict.fromkeys(VGG.variants, VGG),
-    **dict.fromkeys(ResNet.variants, ResNet),
-    **dict.fromkeys(C3ResNet.variants, C3ResNet),
-}
-MODEL_NAMES: Final = tuple(_NETWORKS)  # family by family, small to large
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What is known of a network before it is built.
-
-    Attributes:
-        paper: where it is described.
-        default_size_px: height and width of the input it was made for.
-        min_size_px: the smallest height and width it admits, without options.
-        has_norm: it has batch norm, so training looks at whole batches.
-        num_parameters: with 1000 classes and 3 channels.
-    """
-
-    name: str
-    family: str
-    year: int
-    paper: str
-    default_size_px: int
-    min_size_px: int
-    has_norm: bool
-    num_parameters: int
+__all__ = [
+    "MODEL_NAMES",
+    "ModelCard",
+    "check_options",
+    "create_model",
+    "is_own",
+    "list_models",
+    "list_timm_models",
+    "model_card",
+]
 
 
 def create_model(
@@ -56,14 +40,16 @@ def create_model(
 
     It maps pictures (b, in_channels, h, w), float, to logits (b, num_classes), and keeps
     `fieldmark.models.contract.Network`. Its `architecture` says how to build it again, every
-    option spelt out, so that a model file outlives a change of defaults.
+    option of our own networks spelt out, so that a model file outlives a change of defaults.
 
     Raises:
         ModelError: unknown network or option, an option of the wrong type or out of range, or a
             count that is no whole number from 1 up.
     """
+    if _is_timms(name):
+        return create_timm(name, num_classes, in_channels, **options)
     settled = check_options(name, options, also=("num_classes", "in_channels"))
-    model = _NETWORKS[name](name, num_classes, in_channels, **settled)
+    model = NETWORKS[name](name, num_classes, in_channels, **settled)
     model.architecture = {
         "name": name,
         "options": settled,
@@ -78,22 +64,33 @@ def check_options(
 ) -> dict[str, Any]:
     """All options of network `name`: those given, checked for their type, over the defaults.
 
+    For timm's networks only those given; whether they are valid is found out by building one.
+
     Args:
         also: what else the caller takes, and so may have been meant by an unknown option.
 
     Raises:
         ModelError: unknown network or option, or an option of the wrong type.
     """
-    check_choice("model", name, MODEL_NAMES, error=ModelError)
-    build = _NETWORKS[name].__init__
+    if _is_timms(name):
+        if not options:
+            return {}
+        with torch.device("meta"):
+            checked: dict[str, Any] = create_timm(name, **options).architecture["options"]
+        return checked
+    build = NETWORKS[name].__init__
     hints = get_type_hints(build)
     settled = {
         parameter.name: parameter.default
         for parameter in inspect.signature(build).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    settled.update(getattr(_NETWORKS[name].variants[name], "options", {}))
+    settled.update(getattr(NETWORKS[name].variants[name], "options", {}))
     for option, value in options.items():
+        if not settled:
+            raise ModelError(
+                f"{name} has no options", given=repr(option), valid=also or None, fix="leave it out"
+            )
         check_choice(f"option of {name}", option, tuple(settled), also, error=ModelError)
         hint = hints[option]
         if hint is float and type(value) is int:
@@ -110,7 +107,7 @@ def check_options(
 
 
 def list_models() -> list[ModelCard]:
-    """The card of every network, family by family, small to large."""
+    """The card of every network written out here, family by family, small to large."""
     return [model_card(name) for name in MODEL_NAMES]
 
 
@@ -120,13 +117,25 @@ def model_card(name: str) -> ModelCard:
     Raises:
         ModelError: no such network.
     """
-    check_choice("model", name, MODEL_NAMES, error=ModelError)
-    return _card(name)
+    return timm_card(name) if _is_timms(name) else _card(name)
+
+
+def _is_timms(name: str) -> bool:
+    """Whether `name` is timm's; False: ours.
+
+    Raises:
+        ModelError: neither ours nor timm's.
+    """
+    if is_own(name):
+        return False
+    if is_timm(name):
+        return True
+    raise unknown_model(name)
 
 
 @cache
 def _card(name: str) -> ModelCard:
-    network = _NETWORKS[name]
+    network = NETWORKS[name]
     with torch.device("meta"):  # shapes without memory: counting costs milliseconds
         model = create_model(name)
     variant = network.variants[name]

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fieldmark.models.contract import Network
+from fieldmark.models.timm_bridge import TimmNetwork
+from fieldmark.models.timm_sizes import check_admits
+from fieldmark.models.twin import cpu_twin, meta_twin
 
 BYTES_PER_MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One call of one layer.
+    """One call of one layer; or weights that belong to no layer, such as a class token.
 
     Attributes:
         name: the layer's place in the network, as in the state dict: `layer1.0.conv1`.
-        kind: its class, such as `Conv2d`.
+        kind: its class, such as `Conv2d`, or `Parameter`.
         stage: the network's stage it belongs to; empty for a module that names no stages.
-        output_shape: without the batch: (c, h, w) for a map.
+        output_shape: without the batch: (c, h, w) for a map. Of several tensors, the first one's;
+            empty where no tensor comes out. Of a `Parameter`, its own whole shape.
         num_parameters: counted at the first call of a layer that runs more than once.
         flops: for one picture, two for each multiply-add.
     """
@@ -65,53 +68,89 @@ def summarize(model: nn.Module, *, channels: int, size_px: int) -> Summary:
     """Follow one picture, (channels, size_px, size_px), through `model`.
 
     Runs on the meta device (shapes without numbers), in evaluation mode, on a copy that shares no
-    weights: `model` stays as it is, and the largest network takes well under a second.
+    weights: `model` stays as it is, and the largest network takes well under a second. A layer
+    that needs numbers sends all of it to the CPU.
 
     Raises:
         ModelError: the network does not admit such a picture.
     """
-    twin = _meta_twin(model)
-    parameters = list(twin.parameters())
-    dtype = parameters[0].dtype if parameters else torch.float32
-    image_bchw = torch.empty(1, channels, size_px, size_px, dtype=dtype, device="meta")
+    try:
+        return _follow(meta_twin(model), channels, size_px)
+    except NotImplementedError:  # what torch says where the meta device lacks an operation
+        return _follow(cpu_twin(model), channels, size_px)
+    except Exception:  # timm's fail in their own ways and words on sizes that do not fit
+        if isinstance(model, TimmNetwork):
+            check_admits(model, size_px)
+        raise
 
+
+def _follow(twin: nn.Module, channels: int, size_px: int) -> Summary:
+    parameters = list(twin.parameters())
+    num_trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    twin.requires_grad_(False)  # the counter of FLOPs asks inputs that want a gradient for theirs
+    like = parameters[0] if parameters else torch.empty(0, device="meta")
+    image_bchw = torch.zeros(1, channels, size_px, size_px, dtype=like.dtype, device=like.device)
+
+    # timm's layers under timm's names, which are those in the state dict.
+    body = twin.net if isinstance(twin, TimmNetwork) else twin
+    names = {module: name for name, module in body.named_modules()}
+    layers = {module for module, name in names.items() if _is_layer(module, whole=not name)}
+    layers -= {inner for layer in layers for inner in layer.modules() if inner is not layer}
     stage_of = _stage_of(twin)
     rows: list[Row] = []
-    counted: set[nn.Module] = set()
-    output_bytes = flops_before = 0
+    waiting: list[Row] = []  # weights of no layer, until the first layer of their stage runs
+    counted: set[nn.Module | nn.Parameter] = set()
+    output_bytes = 0
+    flops_before: dict[nn.Module, int] = {}
     counter = FlopCounterMode(display=False)
 
-    def before(layer: nn.Module, inputs: object) -> None:
-        nonlocal flops_before
-        flops_before = counter.get_total_flops()
-
-    def after(layer: nn.Module, inputs: object, output: Any) -> None:
-        nonlocal output_bytes
+    def add(layer: nn.Module, output: object, flops: int) -> None:
+        nonlocal output_bytes, waiting
+        stage = stage_of.get(layer, "")
+        rows.extend(row for row in waiting if row.stage == stage)
+        waiting = [row for row in waiting if row.stage != stage]
         own = 0 if layer in counted else sum(p.numel() for p in layer.parameters())
         counted.add(layer)
-        output_bytes += output.numel() * output.element_size()
-        row = Row(
-            name=names[layer],
-            kind=type(layer).__name__,
-            stage=stage_of.get(layer, ""),
-            output_shape=tuple(output.shape[1:]),
-            num_parameters=own,
-            flops=counter.get_total_flops() - flops_before,
-        )
-        rows.append(row)
+        tensors = list(_tensors(output))
+        output_bytes += sum(map(_bytes, tensors))
+        shape = tuple(tensors[0].shape[1:]) if tensors else ()
+        rows.append(Row(names[layer], type(layer).__name__, stage, shape, own, flops))
 
-    names = {layer: name for name, layer in twin.named_modules() if not list(layer.children())}
-    for layer in names:
-        layer.register_forward_pre_hook(before)
-        layer.register_forward_hook(after)
+    def before(layer: nn.Module, inputs: object) -> None:
+        flops_before[layer] = counter.get_total_flops()
+
+    def after(layer: nn.Module, inputs: object, output: object) -> None:
+        add(layer, output, counter.get_total_flops() - flops_before[layer])
+
+    def enter(module: nn.Module, inputs: object) -> None:
+        for name, parameter in module.named_parameters(names[module], recurse=False):
+            if parameter not in counted:
+                counted.add(parameter)
+                stage = stage_of.get(parameter, stage_of.get(module, ""))
+                shape = tuple(parameter.shape)
+                waiting.append(Row(name, "Parameter", stage, shape, parameter.numel(), flops=0))
+
+    def leave(module: nn.Module, inputs: object, output: object) -> None:
+        for layer in module.children():  # those that only their weights are taken from
+            if layer in layers and layer not in counted and list(layer.parameters()):
+                add(layer, None, flops=0)
+
+    for module in names:
+        if module in layers:
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
+        else:
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(leave)
     with torch.no_grad(), counter:
         twin(image_bchw)
+    rows.extend(waiting)
 
     return Summary(
         rows=tuple(rows),
         input_shape=(channels, size_px, size_px),
         num_parameters=sum(p.numel() for p in parameters),
-        num_trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        num_trainable_parameters=num_trainable,
         flops=counter.get_total_flops(),
         input_mb=_bytes(image_bchw) / BYTES_PER_MB,
         activations_mb=output_bytes / BYTES_PER_MB,
@@ -119,30 +158,37 @@ def summarize(model: nn.Module, *, channels: int, size_px: int) -> Summary:
     )
 
 
-def _meta_twin(model: nn.Module) -> nn.Module:
-    """A copy of `model` on the meta device, in evaluation mode.
-
-    `deepcopy` takes what its memo already holds instead of copying it, so giving it an empty
-    tensor for each weight copies the modules alone and not half a gigabyte of numbers.
-    """
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
-        for p in model.parameters()
-    }
-    memo |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    return copy.deepcopy(model, memo).eval()
+def _is_layer(module: nn.Module, *, whole: bool) -> bool:
+    """Whether a module has a row of its own: nothing inside it, or nothing with weights, as in
+    timm's batch norms that hold the activation that follows; a `whole` network has rows."""
+    if not list(module.children()):
+        return True
+    inside = any(True for child in module.children() for _ in child.parameters())
+    own = any(True for _ in module.parameters(recurse=False))
+    return own and not inside and not whole
 
 
-def _stage_of(model: nn.Module) -> dict[nn.Module, str]:
-    """The stage of every module, also of those inside others."""
+def _stage_of(model: nn.Module) -> dict[nn.Module | nn.Parameter, str]:
+    """The stage of every module and every parameter, also of those inside others."""
     if not isinstance(model, Network):
         return {}
-    return {
-        inner: stage
-        for stage, modules in model.stage_modules().items()
-        for module in modules
-        for inner in module.modules()
-    }
+    stage_of: dict[nn.Module | nn.Parameter, str] = {}
+    for stage, modules in model.stage_modules().items():
+        for module in modules:
+            stage_of.update(dict.fromkeys(module.modules(), stage))
+            stage_of.update(dict.fromkeys(module.parameters(), stage))
+    return stage_of
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    """The tensors among what a layer gives back: one, several, or none."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple | list):
+        for part in output:
+            yield from _tensors(part)
+    elif isinstance(output, dict):
+        yield from _tensors(list(output.values()))
 
 
 def _bytes(tensor: Tensor) -> int:

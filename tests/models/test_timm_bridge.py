@@ -176,6 +176,16 @@ def test_a_new_classifier_is_fresh_and_keeps_pooling_device_and_mode(name: str, 
         model.reset_classifier(0)
 
 
+def test_both_classifiers_of_a_distilled_network_are_replaced() -> None:
+    with torch.device("meta"):
+        for name in ("repvit_m0_9", "levit_128s", "deit_tiny_distilled_patch16_224"):
+            model, other = create_model(name, 3), create_model(name, 7)
+            model.reset_classifier(7)
+            shapes = {key: value.shape for key, value in model.state_dict().items()}
+            assert shapes == {key: value.shape for key, value in other.state_dict().items()}
+            assert len(model.classifiers) == 2
+
+
 def test_other_channels_than_three() -> None:
     with torch.device("meta"):
         for name in ("convnext_atto", "vit_tiny_patch16_224", "timm/resnet26d"):
@@ -282,7 +292,11 @@ def test_position_embeddings_are_resized_as_timm_itself_does(tmp_path: Path) -> 
         "vit_tiny_patch16_224",
         pretrained=True,
         num_classes=5,
-        pretrained_cfg_overlay={"file": str(tmp_path / "weights.safetensors"), "num_classes": 5},
+        pretrained_cfg_overlay={
+            "file": str(tmp_path / "weights.safetensors"),
+            "num_classes": 5,
+            "custom_load": False,
+        },
         **options,
     ).state_dict()
 

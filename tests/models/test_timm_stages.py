@@ -46,6 +46,7 @@ def stages_in(prefix: str, count: int) -> tuple[str, ...]:
         ("twins_svt_small", stages_in("blocks", 4)),
         ("pit_ti_224", stages_in("transformers", 3)),  # has no grouping of its own
         ("poolformer_s12", stages_in("stages", 4)),  # nor this one
+        ("rdnet_tiny", stages_in("dense_stages", 7)),  # nor stages in its grouping
     ],
 )
 def test_stages_have_the_names_that_the_families_have(name: str, between: tuple[str, ...]) -> None:
@@ -198,7 +199,8 @@ def test_tensors_of_a_module_that_has_children_are_found() -> None:
             super().__init__()
             self.register_buffer("mean", torch.zeros(1))
             self.scale = nn.Parameter(torch.ones(1))
-            self.stages = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+            rows = (nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Sequential(nn.BatchNorm2d(4)))
+            self.stages = nn.Sequential(*rows)
             self.head = nn.Linear(4, 2)
 
         def forward_features(self, x: torch.Tensor) -> torch.Tensor:

@@ -106,16 +106,19 @@ class TimmNetwork(nn.Module):
         check_counts(num_classes=num_classes, in_channels=self.in_channels)
         net = cast("Any", self.net)
         weight = next(net.parameters())
-        pool = inspect.signature(net.reset_classifier).parameters.get("global_pool")
-        # Before 1.0.22 some of timm's would go back to average pooling unless told otherwise.
-        own = getattr(net, "global_pool", None)
-        own = getattr(own, "pool_type", own)
-        if pool is not None and isinstance(pool.default, str) and isinstance(own, str):
-            net.reset_classifier(num_classes, global_pool=own)
-        else:
-            net.reset_classifier(num_classes)
-        for name in self.classifiers:
-            net.get_submodule(name).to(weight.device, weight.dtype).train(net.training)
+        words: dict[str, Any] = {}
+        parameters = inspect.signature(net.reset_classifier).parameters
+        pool = getattr(net, "global_pool", None)
+        pool = getattr(pool, "pool_type", pool)
+        # Some of timm's went back to average pooling unless told otherwise, and RepViT
+        # still goes back to one classifier.
+        if "global_pool" in parameters and isinstance(parameters["global_pool"].default, str):
+            words["global_pool"] = pool
+        if "distillation" in parameters:
+            words["distillation"] = len(self.classifiers) > 1
+        net.reset_classifier(num_classes, **words)
+        for module in self.stage_modules()["head"]:
+            module.to(weight.device, weight.dtype).train(net.training)
         self.num_classes = self.architecture["num_classes"] = num_classes
 
     def state_dict(self, *args: Any, **words: Any) -> Any:

@@ -149,15 +149,20 @@ def _timm_groups(net: nn.Module) -> dict[str, int | None]:
     units = _units(net)
     # A unit with weights is known to timm by them; another one by its own name alone.
     known_by = {unit: unit for unit in units} | _trained_units(net)
-    if not hasattr(net, "group_matcher"):
+    try:
+        matcher = cast("Any", net).group_matcher(coarse=True)
+    except (AttributeError, AssertionError):  # MetaFormer and some others have none; RDNet refuses
         return {unit: _child_group(net, unit) for unit in units}
     names = (*known_by.values(), NOTHING)
-    matcher = cast("Any", net).group_matcher(coarse=True)
     number = group_with_matcher(iter([(name, name) for name in names]), matcher, reverse=True)
-    return {
+    groups = {
         unit: None if number[name] == number[NOTHING] else number[name]
         for unit, name in known_by.items()
     }
+    found = {groups[unit] for unit in _trained_units(net)} - {None}
+    if len(found) < 2:  # its patterns fit another layout, as LeViT's did up to timm 1.0.30
+        return {unit: _child_group(net, unit) for unit in units}
+    return groups
 
 
 def _child_group(net: nn.Module, unit: str) -> int | None:
@@ -166,7 +171,10 @@ def _child_group(net: nn.Module, unit: str) -> int | None:
     rows = {
         name: len(list(child.children()))
         for name, child in children.items()
-        if all(inner.isdigit() for inner, _ in child.named_children())
+        if all(
+            inner.isdigit() and any(True for _ in stage.children())
+            for inner, stage in child.named_children()
+        )
     }
     rows = {name: length for name, length in rows.items() if length > 1}
     top, _, rest = unit.partition(".")

@@ -13,7 +13,7 @@ from fieldmark.models import timm_stages
 from fieldmark.models.registry import create_model
 from fieldmark.models.timm_bridge import TimmNetwork, create_timm
 from fieldmark.models.timm_stages import Probe, cut, resolve
-from fieldmark.models.timm_zoo import timm_names
+from fieldmark.models.timm_zoo import public_name, timm_names
 from fieldmark.training.freeze import freeze, train_mode
 
 LAYERS = tuple(f"layer{i}" for i in (1, 2, 3, 4))
@@ -44,6 +44,7 @@ def stages_in(prefix: str, count: int) -> tuple[str, ...]:
         ("cspresnet50", stages_in("stages", 4)),
         ("hrnet_w18_small", ("layer1", "stage2", "stage3", "stage4")),
         ("twins_svt_small", stages_in("blocks", 4)),
+        ("vgg11", tuple(f"features.{i}" for i in (3, 6, 8, 11, 13, 16, 18))),  # convolutions
         ("pit_ti_224", stages_in("transformers", 3)),  # has no grouping of its own
         ("poolformer_s12", stages_in("stages", 4)),  # nor this one
         ("rdnet_tiny", stages_in("dense_stages", 7)),  # nor stages in its grouping
@@ -51,7 +52,7 @@ def stages_in(prefix: str, count: int) -> tuple[str, ...]:
 )
 def test_stages_have_the_names_that_the_families_have(name: str, between: tuple[str, ...]) -> None:
     with torch.device("meta"):
-        assert create_timm(name).stages == ("stem", *between, "head")
+        assert create_model(public_name(name)).stages == ("stem", *between, "head")
 
 
 def assert_complete(model: TimmNetwork) -> None:

@@ -162,7 +162,8 @@ def _timm_groups(net: nn.Module) -> dict[str, int | None]:
     found = {groups[unit] for unit in _trained_units(net)} - {None}
     if len(found) < 2:  # its patterns fit another layout, as LeViT's did up to timm 1.0.30
         return {unit: _child_group(net, unit) for unit in units}
-    return groups
+    # A group without weights, as of each activation in timm's VGG, is no stage.
+    return {unit: group if group in found else None for unit, group in groups.items()}
 
 
 def _child_group(net: nn.Module, unit: str) -> int | None:

@@ -21,6 +21,7 @@ from fieldmark.models.contract import Network, as_network
 from fieldmark.models.registry import check_options, create_model
 from fieldmark.models.resnet import ResNet
 from fieldmark.models.timm_bridge import TimmNetwork, create_timm, fit_timm_tensors
+from fieldmark.models.timm_sizes import with_size
 from fieldmark.types import Preprocess
 
 # A small member of many families, at the smallest size that is quick: name, options, px.
@@ -258,6 +259,24 @@ def test_wrong_words_get_an_answer(call: dict[str, Any], phrases: list[str]) -> 
     for phrase in phrases:
         assert phrase in str(caught.value)
     assert len(str(caught.value)) < 1500  # not 1371 names
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "instead"),
+    [
+        ("num_classes", 5, "an output for each class"),
+        ("in_channels", 1, "--set data.channels=1 or 3"),
+        ("name", "resnet26", "--model"),
+    ],
+)
+@pytest.mark.parametrize("ask", [check_options, lambda name, options: with_size(name, options, 64)])
+def test_what_a_recipe_says_elsewhere_is_no_option(
+    ask: Any, word: str, value: object, instead: str
+) -> None:
+    with pytest.raises(ModelError, match=f"{word} is no option of a network") as caught:
+        ask("test_resnet", {word: value})
+    assert f"given:  {word}={value!r} among the options of test_resnet" in str(caught.value)
+    assert instead in str(caught.value)
 
 
 @pytest.mark.parametrize(

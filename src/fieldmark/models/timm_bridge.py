@@ -193,7 +193,7 @@ class TimmNetwork(nn.Module):
 
 
 def create_timm(
-    name: str, num_classes: int = 1000, in_channels: int = 3, **options: Any
+    name: str, num_classes: int = 1000, in_channels: int = 3, /, **options: Any
 ) -> TimmNetwork:
     """One of timm's networks with freshly drawn weights, in training mode.
 
@@ -218,7 +218,9 @@ def create_timm(
     return TimmNetwork(net, name, num_classes, in_channels, plain)
 
 
-def fit_timm_tensors(network: TimmNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fit_timm_tensors(
+    network: TimmNetwork, tensors: Mapping[str, Tensor], failures: list[Exception] | None = None
+) -> dict[str, Tensor]:
     """Published weights under today's names, and for this network's input size.
 
     timm's own filter of its family does it: it renames what older files call otherwise, and
@@ -227,6 +229,7 @@ def fit_timm_tensors(network: TimmNetwork, tensors: Mapping[str, Tensor]) -> dic
 
     Args:
         tensors: as published, for 3 channels and the publisher's classes; not changed.
+        failures: is given what the filter failed with, for those who are to find out why.
     """
     net = network.net
     bare = split_name(network.name)[0]
@@ -236,7 +239,9 @@ def fit_timm_tensors(network: TimmNetwork, tensors: Mapping[str, Tensor]) -> dic
     if fit is not None:
         try:
             fitted = _call_filter(fit, fitted, net, _filter_words(family.__name__, bare))
-        except (KeyError, AttributeError, IndexError, RuntimeError, ValueError, AssertionError):
+        except Exception as error:  # each of them fails in its own way
+            if failures is not None:
+                failures.append(error)
             return dict(tensors)
     if family.__name__.endswith(".crossvit"):  # its filter is hidden in a function of timm's
         fitted = {re.sub(r"^(pos_embed|cls_token)\.", r"\1_", k): v for k, v in fitted.items()}

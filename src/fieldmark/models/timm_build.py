@@ -22,6 +22,12 @@ NOT_OPTIONS: Final = frozenset(
         *("num_classes", "in_chans", "features_only", "out_indices", "feature_cls"),
     )
 )
+# What `create_model` takes beside the options; each has a place of its own in a recipe.
+COUNTED: Final = {
+    "name": "leave it out, and name the network with --model",
+    "num_classes": "leave it out: the network gets an output for each class",
+    "in_channels": "leave it out, and say it with --set data.channels=1 or 3",
+}
 PLAIN: Final = (bool, int, float, str, type(None))
 
 
@@ -40,6 +46,12 @@ def build_net(
     import timm
 
     for option in options:
+        if option in COUNTED:
+            raise ModelError(
+                f"{option} is no option of a network",
+                given=f"{option}={options[option]!r} among the options of {name}",
+                fix=COUNTED[option],
+            )
         if option in NOT_OPTIONS:
             raise _unknown_option(name, timm_name, option)
     try:

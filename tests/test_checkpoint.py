@@ -206,9 +206,14 @@ def test_metadata_that_is_no_json_is_damage(tmp_path: Path, saved: tuple[Path, n
         ({"format": 2}, "another format"),
         ({"format": ...}, "damaged"),
         ({"architecture": ...}, "damaged"),
-        ({"architecture": []}, "as many class names as outputs"),
+        ({"architecture": []}, "damaged"),
+        ({"architecture": "resnet10"}, "damaged"),
         ({"class_names": ...}, "damaged"),
         ({"class_names": 3}, "damaged"),
+        ({"class_names": "abc"}, "the class names are no list of texts"),
+        ({"class_names": {"a": 1, "b": 2, "c": 3}}, "the class names are no list of texts"),
+        ({"class_names": [1, 2, 3]}, "the class names are no list of texts"),
+        ({"class_names": ["ant", "ant", "bee"]}, "two classes have the same name"),
         ({"class_names": ["ant", "bee"]}, "as many class names as outputs"),
         ({"preprocess": ...}, "damaged"),
         ({"preprocess": None}, "does not describe its preprocess"),
@@ -228,8 +233,11 @@ def test_what_is_missing_or_does_not_agree_is_said(
     ("key", "value", "problem"),
     [
         ("name", "resnet11", "cannot build"),
-        ("name", 7, "cannot build"),
-        ("options", None, "cannot build"),
+        ("name", 7, "name of the network is 7"),
+        ("options", None, "options of the network is None"),
+        ("options", [["conv_bias", True]], "options of the network is"),
+        ("num_classes", 3.0, "num_classes of the network is 3.0"),
+        ("in_channels", "3", "in_channels of the network is '3'"),
         ("options", {"wings": 2}, "cannot build"),
         ("options", {"name": "resnet18"}, "cannot build"),
         ("in_channels", 1, "disagree about the channels"),
@@ -242,6 +250,18 @@ def test_a_network_that_cannot_be_built_or_filled_is_said(
     rewrite(copied, architecture={**load_info(copied).architecture, key: value})
     with pytest.raises(CheckpointError, match=problem):
         load_model(copied)
+
+
+@pytest.mark.parametrize("word", ["name", "options", "num_classes", "in_channels"])
+def test_a_network_that_is_not_told_whole_is_damage_to_everyone_who_asks(
+    copied: Path, word: str
+) -> None:
+    architecture = dict(load_info(copied).architecture)
+    del architecture[word]
+    rewrite(copied, architecture=architecture)
+    for ask in (find_info, load_info, load_model):
+        with pytest.raises(CheckpointError, match=f"damaged.*{word} of the network is None"):
+            ask(copied)
 
 
 def test_a_file_from_before_there_was_a_channel_order_is_of_rgb(copied: Path) -> None:

@@ -130,8 +130,8 @@ def find_info(path: Path) -> ModelInfo | None:
                 fix="install the version of Fieldmark that wrote it",
             )
         info = ModelInfo(
-            architecture=dict(document["architecture"]),
-            class_names=tuple(map(str, document["class_names"])),
+            architecture=_read_architecture(document["architecture"]),
+            class_names=_read_class_names(document["class_names"]),
             preprocess=Preprocess.from_dict(document["preprocess"]),
             history=dict(document["history"]),
         )
@@ -139,11 +139,33 @@ def find_info(path: Path) -> ModelInfo | None:
         if isinstance(error, CheckpointError):
             raise
         raise _damaged(path, error) from error
-    if info.architecture.get("num_classes") != len(info.class_names):
+    if info.architecture["num_classes"] != len(info.class_names):
         raise _damaged(path, "as many class names as outputs are needed")
-    if info.architecture.get("in_channels") != info.preprocess.channels:
+    if info.architecture["in_channels"] != info.preprocess.channels:
         raise _damaged(path, "network and preprocess disagree about the channels")
     return info
+
+
+def _read_architecture(given: Any) -> dict[str, Any]:
+    """Raises what `find_info` catches: TypeError or ValueError."""
+    architecture = dict(given)
+    for word, kind in (
+        ("name", str),
+        ("options", dict),
+        ("num_classes", int),
+        ("in_channels", int),
+    ):
+        if type(architecture.get(word)) is not kind:
+            raise ValueError(f"{word} of the network is {architecture.get(word)!r}")
+    return architecture  # and the keys of the options are texts, as all are in JSON
+
+
+def _read_class_names(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise ValueError("the class names are no list of texts")
+    if len(set(given)) != len(given):
+        raise ValueError("two classes have the same name")
+    return tuple(given)
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from fieldmark.errors import CheckpointError, check_choice
 
 Part = Literal["train", "val", "test"]
 PARTS: Final[tuple[Part, ...]] = ("train", "val", "test")
+MAX_SIZE_PX: Final = 8192  # of a network's input
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Preprocess:
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if (
             self.channels not in (1, 3)
-            or not 1 <= self.size <= 8192
+            or not 1 <= self.size <= MAX_SIZE_PX
             or not 0 < self.crop_fraction <= 1
             or (self.channel_order == "bgr" and self.channels != 3)
             or not (per_channel_ok and finite and all(s > 0 for s in self.std))
@@ -84,8 +85,8 @@ class Preprocess:
             raise CheckpointError(
                 "this preprocess makes no sense",
                 given=asdict(self),
-                valid="size 1-8192 px, 1 or 3 channels, a finite mean and a positive std for each "
-                "channel, 0 < crop_fraction <= 1, bgr with 3 channels only",
+                valid=f"size 1-{MAX_SIZE_PX} px, 1 or 3 channels, a finite mean and a positive std "
+                "for each channel, 0 < crop_fraction <= 1, bgr with 3 channels only",
                 fix="train the model again, or get the model file anew",
             )
 

@@ -23,6 +23,8 @@ from fieldmark.models.timm_table import Measured, build_and_measure, measure
 from fieldmark.models.timm_zoo import is_timm, preprocess_of, timm_names, timm_weights
 from fieldmark.types import Preprocess
 
+NAN, INF, HUGE = float("nan"), float("inf"), 10**400  # all of which Python reads from JSON
+
 
 @pytest.fixture(scope="module")
 def cards() -> dict[str, timm_zoo.ModelCard]:
@@ -232,6 +234,24 @@ def test_every_published_set_of_weights_can_be_had_and_says_how_pictures_are_mad
         ({"mean": (0.4, 0.5, 0.6), "std": (1, 1, 1)}, {"mean": (0.4, 0.5, 0.6), "std": (1, 1, 1)}),
         ({"input_size": "3x224x224", "crop_pct": "much", "mean": None}, {}),
         ({"input_size": [224, 224], "crop_pct": 0}, {}),
+        ({"input_size": [3, NAN, 224], "crop_pct": NAN}, {}),
+        ({"input_size": [3, INF, INF], "crop_pct": INF}, {}),
+        ({"input_size": [3, HUGE, HUGE], "crop_pct": HUGE, "mean": [HUGE], "std": [HUGE]}, {}),
+        ({"input_size": [3, 9000, 9000]}, {}),
+        ({"input_size": [3, 224.5, 224.5]}, {}),
+        ({"input_size": [3, -1, 0]}, {}),
+        ({"input_size": [True, True, True], "crop_pct": True}, {}),
+        ({"mean": [NAN] * 3, "std": [1, 1, 1]}, {}),
+        ({"mean": [0.5] * 3, "std": [1, NAN, 1]}, {}),
+        ({"mean": [0.5] * 3, "std": [1, INF, 1]}, {}),
+        ({"mean": [True] * 3, "std": [True] * 3}, {}),
+        ({"mean": [0.5] * 2, "std": [0.5] * 2}, {}),
+        ({"input_size": [3, 64, 64], "mean": [0.5] * 4, "std": [0.5] * 4}, {"size": 64}),
+        (
+            {"input_size": [1, 64, 64], "mean": [0.5], "std": [0.25]},
+            {"size": 64, "mean": (0.5,), "std": (0.25,)},
+        ),
+        ({"mean": [0.5], "std": [0.25]}, {"mean": (0.5,), "std": (0.25,)}),
     ],
 )
 def test_a_config_from_elsewhere_says_what_makes_sense(

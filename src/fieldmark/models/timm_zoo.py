@@ -7,6 +7,7 @@ timm is imported inside functions, because that takes three seconds.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from fieldmark.models.card import TIMM_PREFIX, ModelCard, matches
 from fieldmark.models.official import OfficialWeights
 from fieldmark.models.own import MODEL_NAMES, is_own
 from fieldmark.models.timm_table import config_of, measure
+from fieldmark.types import MAX_SIZE_PX
 
 PREFIX: Final = TIMM_PREFIX
 # The hub keeps both; the first is a pickle (timm/models/_hub.py prefers the second as well).
@@ -184,14 +186,15 @@ def preprocess_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
         cfg: as in timm, or as in the config.json of a repository on the hub.
     """
     words: dict[str, Any] = {"channel_order": "rgb"}
-    size, fraction = _numbers(cfg.get("input_size")), cfg.get("crop_pct")
+    size, fraction = _numbers(cfg.get("input_size")), _numbers([cfg.get("crop_pct")])
     mean, std = _numbers(cfg.get("mean")), _numbers(cfg.get("std"))
-    if len(size) == 3:
-        words["size"] = int(max(size[1:]))
-    if mean and std and len(mean) == len(std) and min(std) > 0:
+    channels = 3
+    if len(size) == 3 and all(x == int(x) >= 1 for x in size) and max(size[1:]) <= MAX_SIZE_PX:
+        channels, words["size"] = int(size[0]), int(max(size[1:]))
+    if mean and len(mean) == len(std) and len(mean) in (1, channels) and min(std) > 0:
         words |= {"mean": mean, "std": std}
-    if isinstance(fraction, int | float) and fraction > 0:
-        words["crop_fraction"] = min(float(fraction), 1.0)
+    if fraction and fraction[0] > 0:
+        words["crop_fraction"] = min(fraction[0], 1.0)
     if cfg.get("crop_mode"):
         words["resize"] = "squash" if cfg["crop_mode"] == "squash" else "crop"
     if cfg.get("interpolation"):
@@ -202,6 +205,11 @@ def preprocess_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(given: object) -> tuple[float, ...]:
-    if not isinstance(given, tuple | list) or not all(isinstance(x, int | float) for x in given):
+    """As they are if all of them are finite numbers, else none: JSON has NaN and any digits."""
+    if not isinstance(given, tuple | list) or not all(type(x) in (int, float) for x in given):
         return ()
-    return tuple(map(float, given))
+    try:
+        numbers = tuple(map(float, given))
+    except OverflowError:  # a whole number of more than 308 digits
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()

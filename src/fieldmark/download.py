@@ -59,8 +59,7 @@ def split_url(url: str) -> tuple[str, str | None]:
     Raises:
         DownloadError: not http or https, or what stands behind `#` is no hash.
     """
-    address, fragment = urldefrag(url.strip())
-    _check_address(address)
+    address, fragment = _split_fragment(url)
     if fragment:
         word, _, digits = fragment.partition("=")
         if word.lower() != "sha256":
@@ -178,8 +177,7 @@ class _Wanted:
 
 
 def _wanted(url: str, sha256: str, name: str | None) -> _Wanted:
-    address = urldefrag(url.strip()).url
-    _check_address(address)
+    address, _ = _split_fragment(url)
     digits = _check_hash(sha256)
     plain = unquote(urlsplit(address).path).rpartition("/")[2] if name is None else name
     return _Wanted(address, digits, cache_directory("downloads", _file_name(plain, digits)))
@@ -198,6 +196,16 @@ def _file_name(plain: str, sha256: str) -> str:
     stem = stem.encode(errors="replace")[:150].decode(errors="ignore")
     key = sha256[:MIN_HASH_DIGITS]
     return f"{stem}{dot}{suffix}" if key in stem else f"{stem}-{key}{dot}{suffix}"
+
+
+def _split_fragment(url: str) -> tuple[str, str]:
+    """The address, known to be one, and what stands behind its `#`."""
+    try:
+        address, fragment = urldefrag(url.strip())
+    except ValueError:  # a bracket that is not closed, which it splits no further than we do
+        address, fragment = url, ""
+    _check_address(address)
+    return address, fragment
 
 
 def _check_address(url: str) -> None:

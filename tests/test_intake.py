@@ -208,6 +208,31 @@ def test_a_url_and_weights_for_grey_pictures(tmp_path: Path) -> None:
     assert info.history["weights"] == url
 
 
+@pytest.mark.parametrize("model", ["resnet10", "test_resnet"])
+@pytest.mark.parametrize("word", ["num_classes", "in_channels", "name"])
+def test_counts_and_the_name_are_no_options(tmp_path: Path, model: str, word: str) -> None:
+    save_file(create_model(model, 3).state_dict(), tmp_path / "w.safetensors")
+    settings = HOW | {f"model.options.{word}": 3}
+    for size in (None, 64):
+        said = refused(
+            *(tmp_path / "w.safetensors", tmp_path, ModelError),
+            model=model,
+            size=size,
+            settings=settings,
+        )
+        assert word in said
+        assert "option" in said
+
+
+def test_more_outputs_without_a_class_than_there_are(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"architecture": "resnet10", "pretrained_cfg": {"label_offset": 3}}
+    monkeypatch.setattr(pretrained, "fetch_from_hub", lambda *args: HubFile(bare, config))
+    said = refused("hf:acme/it", tmp_path, CheckpointError, size=32, settings=HOW)
+    assert "given:  hf:acme/it; label_offset 3, 3 outputs" in said
+
+
 # What nobody says ---------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from fieldmark.models.contract import as_network
 from fieldmark.models.fit import count_ends
 from fieldmark.models.official import NUM_IMAGENET_CLASSES, imagenet_class_names
 from fieldmark.models.own import is_own
-from fieldmark.models.registry import create_model
+from fieldmark.models.registry import check_options, create_model
 from fieldmark.models.timm_sizes import check_admits, with_size
 from fieldmark.pretrained import Pretrained, find_pretrained
 from fieldmark.progress import Progress, console_progress
@@ -87,13 +87,13 @@ def _target(out: str | Path | None, name: str) -> Path:
 
 def _rebuild(name: str, recipe: Recipe, found: Pretrained) -> nn.Module:
     """The network with as many outputs and channels as the weights have, for its size."""
-    options, size = recipe.model.options, recipe.data.size
+    options, size = check_options(name, recipe.model.options), recipe.data.size
     if size != "auto" and not is_own(name):
         options = with_size(name, options, size)
     with torch.device("meta"):  # asked for the names of its first and last layers, no more
         sketch = as_network(create_model(name, **options))
-    num_classes, in_channels = count_ends(sketch, found.tensors, found.source)
-    network = create_model(name, num_classes - found.num_leading, in_channels, **options)
+    num_classes, in_channels = count_ends(sketch, found.tensors, found.source, found.num_leading)
+    network = create_model(name, num_classes, in_channels, **options)
     if size != "auto":
         check_admits(as_network(network), size)
     return network

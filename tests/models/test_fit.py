@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from fieldmark.errors import CheckpointError
 from fieldmark.models.contract import as_network
-from fieldmark.models.fit import Classes, count_ends, fit_tensors
+from fieldmark.models.fit import Classes, check_fits, count_ends, fit_tensors
 from fieldmark.models.layouts import from_timm, to_timm
 from fieldmark.models.registry import create_model
 
@@ -240,8 +241,8 @@ def test_missing_unknown_and_misshapen_weights_are_named_together() -> None:
 
 def test_many_names_are_counted_not_listed() -> None:
     with torch.device("meta"):
-        other = create_model("resnet50", 3)
-    said = refused(network(), other.state_dict())
+        here, other = create_model("resnet10", 3), create_model("resnet50", 3)
+    said = refused(here, other.state_dict())
     assert re.search(r"; unknown: (\S+, ){2}\S+ and \d+ more; wrong shape: ", said)
     assert len(said) < 700
 
@@ -254,6 +255,107 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
     said = refused(network(), tensors)
     assert said.startswith("these weights hold values that are not finite")
     assert "in layer2.0.conv1.weight" in said
+
+
+@pytest.mark.parametrize(
+    ("odd", "called"),
+    [
+        (torch.ones(64, 3, 7, 7).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (torch.ones(64, 3, 7, 7, dtype=torch.complex64), "complex64"),
+        (torch.ones(64, 3, 7, 7, dtype=torch.int8), "int8"),
+        (torch.ones(64, 3, 7, 7, dtype=torch.bool), "bool"),
+        (torch.ones(64, 3, 7, 7).to_sparse(), "float32 sparse_coo"),
+        (torch.ones(64, 3, 7, 7, device="meta"), "float32 without values"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["resnet10", "timm/resnet18"])
+def test_numbers_of_another_kind_are_refused_by_name(
+    odd: Tensor, called: str, channels: int, name: str
+) -> None:
+    model = create_model(name, 3, channels)
+    tensors = dict(create_model(name, 3).state_dict()) | {"conv1.weight": odd}
+    said = refused(model, tensors)
+    assert said.startswith("these weights hold numbers of another kind")
+    assert f"given:  w.pth; conv1.weight ({called})" in said
+    if channels == 3:  # as in a model file, where nothing is adapted
+        with pytest.raises(CheckpointError, match="of another kind"):
+            check_fits(model.state_dict(), tensors, "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantized_numbers_are_refused_by_name() -> None:
+    odd = torch.quantize_per_tensor(torch.ones(64, 3, 7, 7), 0.1, 0, torch.qint8)
+    said = refused(network(), dict(network().state_dict()) | {"conv1.weight": odd})
+    assert "of another kind" in said
+    assert "conv1.weight (qint8)" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_of_16_bits_or_more_is_taken(dtype: torch.dtype) -> None:
+    tensors = {
+        key: value.to(dtype) if value.is_floating_point() else value
+        for key, value in network().state_dict().items()
+    }
+    check_fits(network().state_dict(), tensors, "w.pth")
+    tensors["bn1.weight"] = tensors["bn1.weight"] * float("nan")
+    assert "not finite" in refused(network(), tensors)
+
+
+def test_why_timms_own_filter_failed_is_kept_for_those_who_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = create_model("convnext_atto", 3)
+    failure = ZeroDivisionError("in the filter")
+
+    def fail(*args: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(sys.modules[type(model.net).__module__], "checkpoint_filter_fn", fail)
+    with pytest.raises(CheckpointError, match="made for another network") as caught:
+        fit_tensors(as_network(model), model.state_dict(), {"w": torch.zeros(1)}, "w.pth")
+    assert caught.value.__cause__ is failure
+    _, said = fit(model, model.state_dict())  # and where all fits without it, no harm is done
+    assert said == ["classifier included"]
+
+
+@pytest.mark.parametrize(("theirs", "wanted"), [(3, 1), (1, 3)])
+def test_a_first_layer_that_cannot_be_adapted_is_said_in_one_sentence(
+    theirs: int, wanted: int
+) -> None:
+    """TResNet turns blocks of 4x4 px into channels before its first convolution."""
+    with torch.device("meta"):
+        there = create_model("tresnet_m", 3, theirs).state_dict()
+        here = create_model("tresnet_m", 5, wanted)
+    assert as_network(here).first_convs == ()
+    said = refused(here, there)
+    assert said.startswith("the first layer of tresnet_m cannot be adapted to another number of")
+    assert f"given:  w.pth, made for {theirs}; data.channels is {wanted}" in said
+    assert f"do:     add --set data.channels={theirs}" in said
+    tensors = dict(there) | {"body.conv1.conv.weight": torch.zeros(64, 50, 3, 3, device="meta")}
+    assert "wrong shape: body.conv1.conv.weight" in refused(here, tensors)
+
+
+def test_a_network_whose_features_are_the_classes_gets_no_new_classifier() -> None:
+    model = network()
+    model.classifiers = ()
+    state = network(seed=1).state_dict()
+    fitted, said = fit(model, state)
+    assert said == []
+    assert torch.equal(fitted.state_dict()["fc.weight"], state["fc.weight"])
+    assert "wrong shape: fc.weight (7, 512)" in refused(model, network(7).state_dict())
+
+
+def test_an_offset_that_leaves_no_class_is_said_by_its_name() -> None:
+    said = "label_offset of these weights leaves none"
+    for leading in (3, 4):
+        with pytest.raises(CheckpointError, match=said) as caught:
+            fit(network(seed=1), network().state_dict(), Classes(None, ABC, leading))
+        assert f"given:  w.pth; label_offset {leading}, 3 outputs" in str(caught.value)
+        with pytest.raises(CheckpointError, match=said):
+            count_ends(as_network(network()), network().state_dict(), "w", leading)
+    assert count_ends(as_network(network()), network().state_dict(), "w", 2) == (1, 3)
 
 
 def test_a_broken_classifier_that_is_not_needed_does_no_harm() -> None:
@@ -308,6 +410,13 @@ def test_outputs_and_channels_are_counted() -> None:
     with torch.device("meta"):
         model = as_network(create_model("resnet10"))
     assert count_ends(model, network(7, 1).state_dict(), "w") == (7, 1)
+
+
+def test_outputs_are_counted_where_no_first_convolution_tells_the_channels() -> None:
+    with torch.device("meta"):
+        model = as_network(create_model("tresnet_m"))
+        weights = create_model("tresnet_m", 7).state_dict()
+    assert count_ends(model, weights, "w") == (7, 3)
 
 
 @pytest.mark.parametrize(

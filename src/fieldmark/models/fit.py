@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -49,28 +50,46 @@ def fit_tensors(
         A state dict, and a phrase for each thing that is not simply taken over.
 
     Raises:
-        CheckpointError: anything else is missing, unknown, of another shape, or not finite.
+        CheckpointError: anything else is missing, unknown, of another shape or kind, or not finite.
     """
-    fitted = _own_names(network, tensors)
+    check_kinds(own, tensors, source)  # before anything is computed from them
+    failures: list[Exception] = []
+    fitted = _own_names(network, tensors, failures)
+    check_kinds(own, fitted, source)
     said: list[str] = []
     for layer in network.first_convs:
         said += _adapt_input(f"{layer}.weight", own, fitted)
-    said += _fit_classifiers(network, own, fitted, classes)
+    said += _fit_classifiers(network, own, fitted, classes, source)
     # torchvision's oldest files lack these counters, which nothing is computed from.
     for key in own:
         if key.endswith("num_batches_tracked"):
             fitted.setdefault(key, own[key])
-    check_fits(own, fitted, source)
+    if not network.first_convs:
+        _check_channels(network, own, fitted, source)
+    try:
+        check_fits(own, fitted, source)
+    except CheckpointError as error:
+        raise error from (failures[0] if failures else None)
     return fitted, said
 
 
-def count_ends(network: Network, tensors: Tensors, source: str) -> tuple[int, int]:
-    """How many outputs and channels the network has that `tensors` were made for.
+def count_ends(
+    network: Network, tensors: Tensors, source: str, num_leading: int = 0
+) -> tuple[int, int]:
+    """How many classes and channels the network has that `tensors` were made for.
+
+    Args:
+        num_leading: as in `Classes`; these outputs are no classes.
+
+    Returns:
+        The counts; the channels are those of `network` where it has no first convolution that
+        could tell.
 
     Raises:
-        CheckpointError: there is no first convolution or no classifier among them, or their shapes
-            say nothing.
+        CheckpointError: the first convolution or the classifier is not among them, or their shapes
+            say nothing, or no output is left for a class.
     """
+    check_kinds({}, tensors, source)
     named = _own_names(network, tensors)
     wanted = (*network.classifiers[:1], *network.first_convs[:1])
     missing = [f"{layer}.weight" for layer in wanted if f"{layer}.weight" not in named]
@@ -80,26 +99,79 @@ def count_ends(network: Network, tensors: Tensors, source: str) -> tuple[int, in
             given=f"{source}; missing: {_first(missing or ['a classifier'])}",
             fix="name the network they were made for",
         )
-    classifier, first_conv = (named[f"{layer}.weight"].shape for layer in wanted)
-    if len(first_conv) < 2 or 0 in (*classifier, *first_conv) or not classifier:
+    shapes = {layer: tuple(named[f"{layer}.weight"].shape) for layer in wanted}
+    classifier, *first = shapes.values()
+    is_vector = any(len(shape) < 2 for shape in first)
+    if not classifier or is_vector or any(0 in shape for shape in shapes.values()):
         raise CheckpointError(
             "the first or last layer of these weights has a shape that makes no sense",
-            given=f"{source}; {wanted[0]}: {tuple(classifier)}, {wanted[1]}: {tuple(first_conv)}",
+            given=f"{source}; " + ", ".join(f"{layer}: {shapes[layer]}" for layer in wanted),
             valid="(classes, ...) and (features, channels, ...)",
             fix="get the file again, or name the network that it was made for",
         )
-    return classifier[0], first_conv[1]
+    _check_leading(classifier[0], num_leading, source)
+    return classifier[0] - num_leading, first[0][1] if first else network.in_channels
 
 
-def _own_names(network: Network, tensors: Tensors) -> dict[str, Tensor]:
+def _check_leading(num_outputs: int, num_leading: int, source: str) -> None:
+    if 0 < num_outputs <= num_leading:
+        raise CheckpointError(
+            "the label_offset of these weights leaves none of their outputs for a class",
+            given=f"{source}; label_offset {num_leading}, {num_outputs} outputs",
+            valid=f"0 to {num_outputs - 1}: how many outputs come before the first class",
+            fix="put label_offset right in the config.json beside the weights, or leave it out",
+        )
+
+
+def _own_names(
+    network: Network, tensors: Tensors, failures: list[Exception] | None = None
+) -> dict[str, Tensor]:
     """`tensors` under the network's own names, if they came under others that are known."""
     if isinstance(network, TimmNetwork):
-        return dict(fit_timm_tensors(network, tensors))
+        return dict(fit_timm_tensors(network, tensors, failures))
     return dict(from_timm(network.name, tensors))
 
 
+def check_kinds(own: Tensors, tensors: Tensors, source: str) -> None:
+    """Raise CheckpointError where `tensors` hold what no weights are made of: numbers of less than
+    16 bits or with an imaginary part, no numbers at all, or whole ones where `own` has others."""
+    other = []
+    for key, tensor in tensors.items():
+        wanted = own.get(key)
+        odd = _is_odd(tensor)
+        if not odd and wanted is not None:
+            odd = (wanted.is_floating_point() and not tensor.is_floating_point()) or (
+                tensor.is_meta and not wanted.is_meta
+            )
+        if odd:
+            other.append(f"{key} ({_kind(tensor)})")
+    if other:
+        raise CheckpointError(
+            "these weights hold numbers of another kind than a network computes with",
+            given=f"{source}; {_first(other)}",
+            valid="floating point of 16 bits or more, as in float16, bfloat16 and float32",
+            fix="save them as float32, or get the weights that were not quantized",
+        )
+
+
+def _is_odd(tensor: Tensor) -> bool:
+    dense = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    tiny = tensor.is_floating_point() and tensor.element_size() < 2
+    return not dense or tiny or tensor.is_complex()
+
+
+def _kind(tensor: Tensor) -> str:
+    words = [str(tensor.dtype)]
+    if tensor.layout != torch.strided:
+        words.append(str(tensor.layout))
+    words += ["nested"] * tensor.is_nested + ["without values"] * tensor.is_meta
+    return " ".join(words).replace("torch.", "")
+
+
 def check_fits(own: Tensors, tensors: Tensors, source: str) -> None:
-    """Raise CheckpointError unless `tensors` hold what `own` holds, finite and in its shapes."""
+    """Raise CheckpointError unless `tensors` hold what `own` holds, finite, in its shapes and of
+    its kind (floating point, or not)."""
+    check_kinds(own, tensors, source)
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     misshapen = [
         f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
@@ -125,6 +197,30 @@ def check_fits(own: Tensors, tensors: Tensors, source: str) -> None:
             "these weights hold values that are not finite",
             given=f"{source}; in {_first(broken)}",
             fix="get the file again; if it stays so, the training that wrote it had failed",
+        )
+
+
+def _check_channels(network: Network, own: Tensors, fitted: Tensors, source: str) -> None:
+    """Say it where nothing but the number of channels keeps weights from fitting: in a network that
+    rearranges the picture first, the first layer has some multiple of the channels as its inputs.
+    """
+    if own.keys() != fitted.keys():
+        return
+    theirs = {
+        prod(fitted[key].shape) * network.in_channels / prod(own[key].shape)
+        for key in own
+        if fitted[key].shape != own[key].shape
+        if fitted[key].shape[:1] == own[key].shape[:1]
+        if fitted[key].dim() == own[key].dim() and 0 not in own[key].shape
+    }
+    num_misshapen = sum(fitted[key].shape != own[key].shape for key in own)
+    channels = theirs.pop() if len(theirs) == 1 and num_misshapen == 1 else 0
+    if channels >= 1 and channels == int(channels):
+        raise CheckpointError(
+            f"the first layer of {network.name} cannot be adapted to another number of channels",
+            given=f"{source}, made for {int(channels)}; data.channels is {network.in_channels}",
+            valid=f"--set data.channels={int(channels)}",
+            fix=f"add --set data.channels={int(channels)}, or take another --model",
         )
 
 
@@ -157,15 +253,19 @@ def _adapt_input(key: str, own: Tensors, fitted: dict[str, Tensor]) -> list[str]
 
 
 def _fit_classifiers(
-    network: Network, own: Tensors, fitted: dict[str, Tensor], classes: Classes
+    network: Network, own: Tensors, fitted: dict[str, Tensor], classes: Classes, source: str
 ) -> list[str]:
     keys = [f"{layer}.{part}" for layer in network.classifiers for part in ("weight", "bias")]
     keys = [key for key in keys if key in own]
+    if not keys:  # the features are the classes: there is nothing to be new
+        return []
     there = [key for key in keys if key in fitted]
     if not there:
         fitted.update({key: own[key] for key in keys})
         return [f"it has no classifier: a new one, for {network.num_classes} classes"]
     for key in there:
+        if fitted[key].dim():
+            _check_leading(fitted[key].shape[0], classes.num_leading, source)
         fitted[key] = fitted[key][classes.num_leading :] if fitted[key].dim() else fitted[key]
     counts = {fitted[key].shape[0] for key in there if fitted[key].dim()}
     if counts == {network.num_classes}:

@@ -32,7 +32,14 @@ from hypothesis import strategies as st
 
 from fieldmark import download as module
 from fieldmark import transfer
-from fieldmark.download import cache_directory, download, find_downloaded, sha256_of, split_url
+from fieldmark.download import (
+    cache_directory,
+    download,
+    find_downloaded,
+    public_url,
+    sha256_of,
+    split_url,
+)
 from fieldmark.errors import DownloadError, OutputError
 from fieldmark.progress import Silent
 
@@ -186,7 +193,7 @@ def refusal(url: str, **words: Any) -> str:
     with pytest.raises(DownloadError) as caught:
         download(url, **({"sha256": SHA, "progress": Silent()} | words))
     text = str(caught.value)
-    assert f"given:  {url}" in text
+    assert f"given:  {public_url(url)}\n" in text
     assert "put it exactly here" in text
     place = hand_place(text)
     assert place.parent == cache_directory("downloads")
@@ -505,7 +512,10 @@ def test_any_script_in_an_address_and_a_name(web: Web) -> None:
 
 
 def test_an_address_that_cannot_be_asked_is_no_traceback() -> None:
-    assert "cannot be asked" in refusal("http://user:secret@127.0.0.1/x.pth")
+    said = refusal("http://user:secret@127.0.0.1/x.pth?key=secret")
+    assert "127.0.0.1 cannot be asked with a user or password in its address" in said
+    assert "http://127.0.0.1/x.pth, with the whole of your address" in said
+    assert "secret" not in said
 
 
 # Proxies

@@ -50,6 +50,14 @@ def cache_directory(*parts: str) -> Path:
     return root.absolute().joinpath(*parts)
 
 
+def public_url(url: str) -> str:
+    """The address without what may be a secret: user, password, query, and what is behind '#'."""
+    address = re.split(r"[?#]", url.strip(), maxsplit=1)[0]
+    scheme, slashes, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
+
+
 def split_url(url: str) -> tuple[str, str | None]:
     """The address without its hash, and the hash in lower case, if there is one.
 
@@ -65,7 +73,7 @@ def split_url(url: str) -> tuple[str, str | None]:
         if word.lower() != "sha256":
             raise DownloadError(
                 "an address may end in its hash, and in nothing else behind the '#'",
-                given=url,
+                given=f"{public_url(url)}#{fragment}",
                 valid="https://HOST/NAME#sha256=HEX",
                 fix="write #sha256= and the hash that is published beside the file",
             )
@@ -153,9 +161,10 @@ class _Wanted:
 
     def error(self, problem: str, *, disk: bool = False) -> DownloadError:
         """`problem`, and how to do without us."""
-        command = (
-            f"curl -fL --create-dirs -o {shlex.quote(str(self.target))} {shlex.quote(self.url)}"
-        )
+        url = public_url(self.url)  # a token in it must not end in a log
+        command = f"curl -fL --create-dirs -o {shlex.quote(str(self.target))} {shlex.quote(url)}"
+        if url != self.url:
+            command += ", with the whole of your address"
         steps = [
             "get the file on any machine, and put it exactly here:",
             f"  {self.target}",
@@ -170,7 +179,7 @@ class _Wanted:
                 steps.append(f"or run it again: {kept}, and it goes on from there")
         return DownloadError(
             f"cannot download {self.target.name}: {problem}",
-            given=self.url,
+            given=url,
             valid=f"a file whose sha256 {_is(self.sha256)}",
             fix=("\n" + " " * 10).join(steps),
         )
@@ -218,7 +227,7 @@ def _check_address(url: str) -> None:
     if not is_address:
         raise DownloadError(
             "this is no address on the web",
-            given=url,
+            given=public_url(url),
             valid="https://HOST/NAME or http://HOST/NAME",
             fix="write the whole address; a file on this machine needs no download",
         )

@@ -264,6 +264,8 @@ def _broken(error: Exception, url: str) -> TransferError:
     if isinstance(reason, ConnectionRefusedError):
         problem = f"no way to {place}: {reason.strerror}"
         return TransferError(problem, attempts=ATTEMPTS_TO_REACH)
+    if isinstance(reason, InvalidURL) and "@" in urlsplit(url).netloc:  # `reason` quotes it
+        return TransferError(f"{place} cannot be asked with a user or password in its address")
     if isinstance(reason, str | InvalidURL | ValueError):
         return TransferError(f"{place} cannot be asked: {reason}")
     told = (reason.strerror if isinstance(reason, OSError) else None) or reason

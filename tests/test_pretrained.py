@@ -379,14 +379,101 @@ def test_urls_with_their_hash(web: Web, state: dict[str, Tensor], tmp_path: Path
     save_file(state, tmp_path / "w.safetensors")
     named = web.add(tmp_path / "w.pth", "w-{hash}.pth")
     plain = web.add(tmp_path / "w.safetensors", "w.safetensors")
-    digest = hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
-    for url in (f"{web.address}/{named}", f"{web.address}/{plain}#sha256={digest}"):
+    digests = [
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("w.pth", "w.safetensors")
+    ]
+    urls = [
+        f"{web.address}/{name}#sha256={digest}"
+        for name, digest in zip((named, plain), digests, strict=True)
+    ]
+    for url in (*urls, urls[0].replace("http:", "HTTP:")):
         check_named(url, NAME)
         found = find(url)
         assert same(found.tensors, state)
-        assert found.source == url.partition("#")[0]
+        assert found.source == url.partition("#")[0].replace("HTTP:", "http:")
     web.close()
-    assert same(find(f"{web.address}/{named}").tensors, state)
+    assert same(find(urls[0]).tensors, state)
+
+
+def test_half_a_hash_is_good_for_our_own_tables_only(web: Web) -> None:
+    for end in ("w-0123abcd.pth", f"w.pth#sha256={'0' * 63}", "w.pth#sha256=01234567"):
+        with pytest.raises(ModelError, match="with all 64 digits"):
+            check_named(f"{web.address}/{end}", NAME)
+        assert "weights from the web need their sha256" in refused(
+            f"{web.address}/{end}", kind=ModelError
+        )
+    assert web.asked == []
+
+
+def test_what_may_be_secret_in_an_address_is_used_and_never_shown(
+    web: Web, state: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    web.files["w.safetensors?key=SECRET"] = (tmp_path / "w.safetensors").read_bytes()
+    digest = hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    found = find(f"{web.address}/w.safetensors?key=SECRET#sha256={digest}")
+    assert same(found.tensors, state)
+    assert found.source == f"{web.address}/w.safetensors"
+    host = web.address.removeprefix("http://")
+    web.close()
+    for end in (f"sha256={'1' * 64}", "sha256=0123abcd", "md5=1"):
+        url = f"http://me:SECRET@{host}/w.pth?key=SECRET#{end}"
+        with pytest.raises(FieldmarkError) as caught:
+            find(url)
+        assert "SECRET" not in str(caught.value)
+    out = capsys.readouterr()
+    assert "SECRET" not in out.out + out.err
+
+
+def test_the_word_as_strangers_may_read_it() -> None:
+    hashed = f"#sha256={'a' * 64}"
+    public = pretrained.public_word
+    assert public(f"https://me:pw@h:8/a/w.pth?k=1{hashed}") == f"https://h:8/a/w.pth{hashed}"
+    assert public(f" HTTPS://h/w@1.pth{hashed}") == f"HTTPS://h/w@1.pth{hashed}"
+    assert public("https://me@h/w#token") == "https://h/w"
+    for word in ("none", "imagenet", "runs/a?b", "hf:org/name@main", "a/b.pth"):
+        assert public(word) == word
+
+
+@pytest.mark.parametrize("word", ["file:///home/w.pth", "s3://bucket/w.pth", "ftp://h/w.pth"])
+def test_other_addresses_are_refused_with_what_is_taken(word: str) -> None:
+    scheme = word.partition("/")[0]
+    for name in (NAME, None):
+        said = refused(word, name, ModelError)
+        assert f"weights cannot be had from {scheme}//" in said
+        assert "valid:  a run, a file, hf:org/name, https://...#sha256=HEX" in said
+    with pytest.raises(ModelError, match="cannot be had"):
+        check_named(word, NAME)
+
+
+def test_a_name_of_weights_with_a_slip_suggests_the_nearest(published: OfficialWeights) -> None:
+    for word, kind in (("imagenett", ModelError), ("imagnet", CheckpointError)):
+        assert "do:     did you mean 'imagenet'?" in refused(word, kind=kind)
+    assert "did you mean 'imagenet1k_v1'?" in refused("imagenet1k_v3", kind=ModelError)
+    assert "`ls runs` shows the runs" in refused("holiday")
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "told"),
+    [
+        (1000, "r160_in1k of test_resnet (hf:"),
+        (0, "r160_in1k of test_resnet, without a classifier (hf:"),
+        (21841, "r160_in1k of test_resnet, with 21841 outputs (hf:"),
+    ],
+)
+def test_published_weights_say_so_where_their_outputs_are_not_imagenets(
+    num_classes: int, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    one = OfficialWeights("r160_in1k", "hf:timm/it", num_classes=num_classes)
+    monkeypatch.setattr(pretrained, "published_weights", lambda name: (one,))
+    monkeypatch.setattr(
+        pretrained, "fetch_from_hub", lambda *_: HubFile(tmp_path / "w.safetensors", None)
+    )
+    found = find("imagenet", "test_resnet")
+    assert found.source.startswith(told)
+    assert (found.class_names is None) == (num_classes != 1000)
 
 
 def test_urls_are_never_taken_without_a_hash(web: Web) -> None:

@@ -6,6 +6,7 @@ this room nobody asks which it was. What is not found is an error, never a rando
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, Final
 from torch import Tensor
 
 from fieldmark.checkpoint import PICKLED_SUFFIXES, find_info, load_tensors
-from fieldmark.download import download, find_downloaded, sha256_of, split_url
-from fieldmark.errors import CheckpointError, ModelError
+from fieldmark.download import download, find_downloaded, public_url, sha256_of, split_url
+from fieldmark.errors import CheckpointError, ModelError, closest
 from fieldmark.hub import are_cached, fetch_from_hub
 from fieldmark.hub.reference import parse_reference
 from fieldmark.models.fit import Classes
@@ -36,6 +37,7 @@ from fieldmark.rundir import find_model
 
 HUB: Final = "hf:"
 WEB: Final = ("http://", "https://")
+KINDS: Final = ("a run", "a file", "hf:org/name", "https://...#sha256=HEX")
 KERAS_SUFFIXES: Final = (".h5", ".hdf5", ".keras")
 COUNTS: Final = ("num_classes", "in_chans")  # in timm's words; the weights' shapes say them
 ONLY_IN_TRAINING: Final = frozenset(("drop_rate", "drop_path_rate"))  # timm's; no other function
@@ -103,7 +105,7 @@ def find_pretrained(weights: str, name: str | None, progress: Progress) -> Pretr
     """
     if weights.startswith(HUB):
         return _from_hub(weights, name, progress)
-    if weights.startswith(WEB):
+    if is_address(weights):
         return _from_web(weights, name, progress)
     if name is None:
         return _from_file(_find_any_file(weights), name)
@@ -117,10 +119,24 @@ def check_named(weights: str, name: str) -> None:
     """Raise at once what `find_pretrained` would raise without a look at the web or into a file."""
     if weights.startswith(HUB):
         parse_reference(weights)
-    elif weights.startswith(WEB):
+    elif is_address(weights):
         _split_hashed(weights)
     elif _choose_published(weights, name) is None:
         _find_file(weights, name)
+
+
+def is_address(weights: str) -> bool:
+    """Whether these words are an address, of whatever kind."""
+    return re.match(r"\s*[a-z][a-z0-9+.-]+://", weights, re.IGNORECASE) is not None
+
+
+def public_word(weights: str) -> str:
+    """The words after --weights as strangers may read them: an address keeps its hash, and loses
+    user, password and query, of which any may be a token."""
+    if not is_address(weights):
+        return weights
+    hashed = re.search(r"#sha256=[0-9a-f]*$", weights.strip(), re.IGNORECASE)
+    return public_url(weights) + (hashed[0] if hashed else "")
 
 
 def _choose_published(weights: str, name: str) -> OfficialWeights | None:
@@ -138,11 +154,14 @@ def _find_file(weights: str, name: str) -> Path:
         tags = [published.tag for published in published_weights(name)]
         if Path(weights).name != weights or Path(weights).suffix or not tags:
             raise
+        near = closest(weights, [IMAGENET, *tags])
         raise CheckpointError(  # a bare word: it may have been meant as the name of weights
             f"there are no weights of that name for {name}, and no such run or file",
             given=f"--weights {weights}",
-            valid=["imagenet", *tags, "a run", "a file", "hf:org/name", "https://...#sha256=HEX"],
-            fix="check the name; `ls runs` shows the runs made here",
+            valid=[IMAGENET, *tags, *KINDS],
+            fix=f"did you mean {near!r}?"
+            if near
+            else "check the name; `ls runs` shows the runs made here",
         ) from error
 
 
@@ -163,20 +182,25 @@ def _find_any_file(weights: str) -> Path:
 
 def _from_publisher(published: OfficialWeights, name: str, progress: Progress) -> Pretrained:
     said = f"{published.tag or 'weights'} of {name}"
+    if not published.num_classes:
+        said += ", without a classifier"
+    elif published.num_classes != NUM_IMAGENET_CLASSES:
+        said += f", with {published.num_classes} outputs"
     if published.source.startswith(HUB):
         path = fetch_from_hub(published.source, progress).path
     else:
         url, sha256 = split_url(published.source)
         assert sha256 is not None, "the tables of published weights have hashes"
         path = download(url, sha256=sha256, progress=progress)
-    return _published_file(path, published, f"{said} ({published.source.partition('#')[0]})")
+    return _published_file(path, published, name, f"{said} ({published.source.partition('#')[0]})")
 
 
-def _published_file(path: Path, published: OfficialWeights, source: str) -> Pretrained:
+def _published_file(path: Path, published: OfficialWeights, name: str, source: str) -> Pretrained:
     num_classes = published.num_classes
     return Pretrained(
         source=source,
         tensors=load_tensors(path),
+        network=name if is_own(name) else None,  # torchvision's are those of our defaults
         preprocess=published.preprocess,
         class_names=imagenet_class_names() if num_classes == NUM_IMAGENET_CLASSES else None,
         num_leading=published.num_leading_classes,
@@ -186,16 +210,26 @@ def _published_file(path: Path, published: OfficialWeights, source: str) -> Pret
 def _from_web(url_and_hash: str, name: str | None, progress: Progress) -> Pretrained:
     url, sha256 = _split_hashed(url_and_hash)
     found = _from_file(download(url, sha256=sha256, progress=progress), name)
-    return replace(found, source=url)
+    return replace(found, source=public_url(url))
 
 
 def _split_hashed(url_and_hash: str) -> tuple[str, str]:
-    url, sha256 = split_url(url_and_hash)
-    if sha256 is None:
+    """The address and the hash that a user named. Half a hash is as good as none where whoever
+    chose the address may have chosen the file as well; only our own tables may have such."""
+    given = url_and_hash.strip()
+    if not given.lower().startswith(WEB):
+        raise ModelError(
+            f"weights cannot be had from {given.partition('://')[0]}://",
+            given=public_url(given),
+            valid=KINDS,
+            fix="get the file, and name its path",
+        )
+    url, sha256 = split_url(given)
+    if "#" not in given or sha256 is None or len(sha256) != 64:
         raise ModelError(
             "weights from the web need their sha256, so that nobody can put others in their place",
-            given=url,
-            valid="https://HOST/FILE#sha256=HEX",
+            given=public_word(given),
+            valid="https://HOST/FILE#sha256=HEX, with all 64 digits",
             fix="add #sha256= and the hash that the publisher names (or of a copy you trust: "
             "`sha256sum FILE`)",
         )
@@ -249,8 +283,8 @@ def _from_file(path: Path, name: str | None) -> Pretrained:
         )
     if suffix in PICKLED_SUFFIXES:
         published = None if name is None else _recognise(path, name)
-        if published is not None:
-            return _published_file(path, published, f"{path} ({published.tag} of {name})")
+        if name is not None and published is not None:
+            return _published_file(path, published, name, f"{path} ({published.tag} of {name})")
         return Pretrained(str(path), load_tensors(path))
     info = find_info(path)
     if info is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from fieldmark.errors import ModelError
+from fieldmark.errors import ModelError, closest
 
 BASE_URL: Final = "https://download.pytorch.org/models/"
 IMAGENET: Final = "imagenet"  # the word that means a network's usual weights
@@ -102,11 +102,13 @@ def choose_weights(
             return weights
     if not word.startswith(IMAGENET):
         return None
+    tags = [IMAGENET, *(weights.tag for weights in published)]
+    near = closest(tag, tags)
     raise ModelError(
         f"no weights of that name are published for {name}",
         given=f"--weights {tag}",
-        valid=[IMAGENET, *(weights.tag for weights in published)] if published else None,
-        fix="take one of these, or name a file"
+        valid=tags if published else None,
+        fix=(f"did you mean {near!r}?" if near else "take one of these, or name a file")
         if published
         else "`fieldmark models` says which networks have weights; or name a file of your own",
     )

@@ -11,16 +11,17 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fieldmark as fm
 from fieldmark import pretrained
-from fieldmark.checkpoint import load_model
+from fieldmark.checkpoint import ModelInfo, load_model, save_model
 from fieldmark.errors import CheckpointError, FieldmarkError, ModelError, OutputError, RecipeError
 from fieldmark.hub import HubFile
 from fieldmark.intake import import_weights
 from fieldmark.models import official
+from fieldmark.models.contract import as_network
 from fieldmark.models.official import OfficialWeights, imagenet_class_names
 from fieldmark.models.registry import create_model
 from fieldmark.predict import load
@@ -336,6 +337,54 @@ def test_a_network_for_one_size_is_built_for_the_size_that_is_asked_for(tmp_path
         tmp_path / "alex.pth", tmp_path, ModelError, size=32, model="alexnet_half", settings=HOW
     )
     assert "alexnet_half needs pictures of at least 63 px" in said
+
+
+def test_grey_is_built_where_it_is_asked_for(bare: Path, tmp_path: Path) -> None:
+    settings = HOW | {"data.channels": 1, "data.mean": [0.5], "data.std": [0.25]}
+    model, info, said = take_in(
+        bare, tmp_path / "m.safetensors", model="resnet10", size=32, settings=settings
+    )
+    source = create_model("resnet10", 3)
+    source.load_state_dict(load_file(bare))
+    assert (info.preprocess.channels, info.architecture["in_channels"]) == (1, 1)
+    assert "3 channels summed into one" in said[0]
+    grey = torch.randn(1, 1, 32, 32)
+    wanted = logits(source, grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(logits(model, grey), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m", "m.safetensors.bin"])
+def test_only_what_can_be_read_again_is_written(
+    name: str, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fieldmark.intake.find_pretrained", lambda *args: pytest.fail("was read"))
+    words: dict[str, Any] = {"model": "resnet10", "size": 32, "settings": HOW}
+    with pytest.raises(OutputError, match="found again by that") as caught:
+        import_weights(str(bare), out=tmp_path / name, progress=Silent(), **words)
+    assert ".safetensors" in str(caught.value).partition("do: ")[2]
+
+
+def test_an_option_of_another_function_is_refused(tmp_path: Path) -> None:
+    model = create_model("resnet10", 3, norm_eps=1e-3)
+    info = ModelInfo(
+        as_network(model).architecture, ("a", "b", "c"), Preprocess(32, 3, (0.5,) * 3, (0.5,) * 3)
+    )
+    save_model(tmp_path / "mine.safetensors", model, info)
+    settings = {"model.options.norm_eps": 1e-5}
+    said = refused(tmp_path / "mine.safetensors", tmp_path, ModelError, settings=settings)
+    assert "option norm_eps=1e-05 differs from the network the weights were trained in (0.001)" in (
+        said
+    )
+    settings = {"model.options.norm_eps": 1e-3}
+    take_in(tmp_path / "mine.safetensors", tmp_path / "m.safetensors", settings=settings)
+
+
+def test_weights_for_one_size_only_say_which(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(create_model("mixer_s32_224", 3).state_dict(), tmp_path / "w.safetensors")
+    words: dict[str, Any] = {"model": "mixer_s32_224", "size": 256, "settings": HOW}
+    said = refused(tmp_path / "w.safetensors", tmp_path, CheckpointError, **words)
+    assert "these weights are for 224 px only" in said
 
 
 # The file that was made ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,61 @@ def test_options_come_with_the_weights_and_yours_win() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "weights", "mine", "told"),
+    [
+        ("resnet18", Pretrained("w", {}, "resnet18"), {"norm_eps": 1e-3}, "norm_eps=0.001"),
+        ("resnet18", Pretrained("w", {}, "resnet18"), {"norm_eps": 1e-5}, None),
+        ("alexnet", Pretrained("w", {}, "alexnet"), {"lrn": True}, "lrn=True"),
+        ("alexnet", Pretrained("w", {}, "alexnet"), {"dropout": 0.1}, None),
+        ("resnet18", Pretrained("w", {}), {"norm_eps": 1e-3}, None),  # nobody knows
+        (
+            "mobilenetv2_035",
+            Pretrained("w", {}, "mobilenetv2_035", {"pad_type": "same"}),
+            {"pad_type": "", "drop_rate": 0.5},
+            "pad_type=",
+        ),
+        (
+            "mobilenetv2_035",
+            Pretrained("w", {}, "mobilenetv2_035"),
+            {"pad_type": "same"},
+            "pad_type=same",
+        ),
+        ("test_vit", Pretrained("w", {}, "test_vit"), {"img_size": 96}, None),
+    ],
+)
+def test_an_option_that_makes_another_function_of_the_weights_is_said(
+    name: str, weights: Pretrained, mine: dict[str, Any], told: str | None
+) -> None:
+    settings = {f"model.options.{word}": value for word, value in mine.items()}
+    recipe, said = inherit(assemble(None, {"model": name}, settings), weights)
+    assert recipe.model.options == mine
+    lines = [line for line in said if "they compute something else there" in line]
+    assert len(lines) == (told is not None)
+    if told is not None:
+        assert f"option {told} differs from the network the weights were trained in" in lines[0]
+
+
+@pytest.mark.parametrize("size", [256, 224])
+def test_weights_that_fit_one_size_only_say_which(size: int) -> None:
+    torch.manual_seed(0)
+    state = create_model("mixer_s32_224", 3).state_dict()
+    options = {} if size == 224 else {"img_size": size}
+    settings = {"data.channels": 3} | {f"model.options.{o}": v for o, v in options.items()}
+    recipe = assemble(None, {"model": "mixer_s32_224"}, settings)
+    names = ("a", "b", "c")
+    if size == 224:
+        build_network(recipe, Pretrained("w", state), names, Silent())
+        return
+    with pytest.raises(CheckpointError) as caught:
+        build_network(recipe, Pretrained("w", state), names, Silent())
+    assert "these weights are for 224 px only" in str(caught.value)
+    assert "do:     --size 224" in str(caught.value)
+    del state["stem.proj.bias"]  # and what is wrong at any size is said as it is
+    with pytest.raises(CheckpointError, match=r"missing: stem\.proj\.bias"):
+        build_network(recipe, Pretrained("w", state), names, Silent())
+
+
+@pytest.mark.parametrize(
     ("name", "options"),
     [("mobilenetv2_035", {"pad_type": "same"}), ("resnet10", {"norm_eps": 1e-3})],
 )
@@ -207,6 +263,31 @@ def test_official_weights_by_name(
             32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_fraction=224 / 256
         )  # the size was given
         assert one.recipe.mode == "finetune"
+
+
+def test_a_token_in_an_address_is_in_the_recipe_alone_and_that_is_said(
+    photos: Path, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    content = pth(state, tmp_path).read_bytes()
+    said = Said()
+    with serving(tmp_path / "cache") as web:
+        web.files["w.pth?key=SECRET"] = content
+        hashed = f"#sha256={hashlib.sha256(content).hexdigest()}"
+        url = f"{web.address}/w.pth?key=SECRET{hashed}"
+        run = train(photos, tmp_path / "run", url, progress=said)
+        public = f"{web.address}/w.pth"
+    assert url in (run.path / "recipe.toml").read_text()
+    assert load_model(run.path / "model.safetensors")[1].history["recipe"]["model"]["weights"] == (
+        public + hashed
+    )
+    holding = {
+        path.name
+        for path in run.path.rglob("*")
+        if path.is_file() and b"SECRET" in path.read_bytes()
+    }
+    assert holding == {"recipe.toml"}
+    assert not any("SECRET" in line for line in said.lines)
+    assert sum("recipe.toml keeps it as it is" in line for line in said.lines) == 1
 
 
 def test_the_classifier_is_kept_in_the_order_of_your_names(

@@ -11,9 +11,15 @@ import torch
 from torch import nn
 
 from fieldmark import __version__
-from fieldmark.assembly.network import PER_CHANNEL, inherit, inherit_per_channel
-from fieldmark.checkpoint import ModelInfo, load_weights, save_model
-from fieldmark.errors import ModelError, RecipeError
+from fieldmark.assembly.network import (
+    PER_CHANNEL,
+    inherit,
+    inherit_per_channel,
+    options_apart,
+    start_from,
+)
+from fieldmark.checkpoint import ModelInfo, save_model
+from fieldmark.errors import ModelError, OutputError, RecipeError
 from fieldmark.files import check_is_free
 from fieldmark.models.contract import as_network
 from fieldmark.models.fit import count_ends
@@ -43,7 +49,7 @@ def import_weights(
         weights: as after `--weights`: published weights by name, a file, `hf:org/name`, a URL.
         model: the network; None where the weights say it themselves (Keras' files, the hub).
         size: height and width of the input, px; None takes what came with the weights.
-        out: the file; None takes `NETWORK.safetensors` here.
+        out: the file, which ends in .safetensors; None takes `NETWORK.safetensors` here.
         settings: `model.options.*`, and `data.*` for a preprocess that did not come with them.
 
     Raises:
@@ -59,15 +65,19 @@ def import_weights(
     if name is None:
         raise ModelError(
             "these weights do not say which network they are for",
-            given=weights,
+            given=found.source,
             fix="name it with --model; `fieldmark models` lists them",
         )
     target = _target(out, name)
     check_is_free(target)
-    recipe, _ = inherit(replace(recipe, model=replace(recipe.model, name=name)), found)
+    recipe = replace(recipe, model=replace(recipe.model, name=name))
+    apart = options_apart(recipe, found)
+    if apart:
+        raise ModelError(apart[0], given=found.source, fix="leave the option out")
+    recipe, _ = inherit(recipe, found)
 
     network = _rebuild(name, recipe, found)
-    progress.say(load_weights(network, found.tensors, found.source, found.classes(None)))
+    progress.say(start_from(network, found, None))
     channels = as_network(network).in_channels
     recipe = recipe.with_settings({"data.channels": channels})
     recipe, _ = inherit_per_channel(recipe, found)
@@ -82,17 +92,30 @@ def import_weights(
 
 
 def _target(out: str | Path | None, name: str) -> Path:
-    return Path(out) if out is not None else Path(f"{name.replace('/', '-')}.safetensors")
+    if out is None:
+        return Path(f"{name.replace('/', '-')}.safetensors")
+    target = Path(out)
+    if target.suffix.lower() != ".safetensors":  # under another it could not be read again
+        raise OutputError(
+            "a model is written as .safetensors, and found again by that",
+            given=target,
+            valid="NAME.safetensors",
+            fix=f"--out {target.with_suffix('.safetensors')}" if target.name else None,
+        )
+    return target
 
 
 def _rebuild(name: str, recipe: Recipe, found: Pretrained) -> nn.Module:
-    """The network with as many outputs and channels as the weights have, for its size."""
+    """The network for its size, with as many outputs as the weights have, and as many channels
+    where the recipe does not say."""
     options, size = check_options(name, recipe.model.options), recipe.data.size
     if size != "auto" and not is_own(name):
         options = with_size(name, options, size)
     with torch.device("meta"):  # asked for the names of its first and last layers, no more
         sketch = as_network(create_model(name, **options))
     num_classes, in_channels = count_ends(sketch, found.tensors, found.source, found.num_leading)
+    if recipe.data.channels != "auto":
+        in_channels = recipe.data.channels
     network = create_model(name, num_classes, in_channels, **options)
     if size != "auto":
         check_admits(as_network(network), size)

@@ -15,10 +15,7 @@ from fieldmark.auto import Facts, settle
 from fieldmark.checkpoint import ModelInfo, load_model, load_weights
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.prepare import PreparedData
-from fieldmark.errors import (
-    CheckpointError,
-    RecipeError,
-)
+from fieldmark.errors import CheckpointError, ModelError, RecipeError
 from fieldmark.models.contract import Network, as_network
 from fieldmark.models.own import is_own
 from fieldmark.models.registry import check_options, create_model, model_card
@@ -26,13 +23,20 @@ from fieldmark.models.summary import Summary, summarize
 from fieldmark.models.timm_bridge import TimmNetwork
 from fieldmark.models.timm_sizes import check_admits, with_size
 from fieldmark.models.timm_zoo import PREFIX, is_timm, unknown_model
-from fieldmark.pretrained import Pretrained, check_named, find_pretrained
+from fieldmark.pretrained import (
+    Pretrained,
+    check_named,
+    find_pretrained,
+    is_address,
+    public_word,
+)
 from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe, assemble, to_dict
 from fieldmark.rundir import find_model
 from fieldmark.training.history import EpochRow
 
 PER_CHANNEL = ("mean", "std")
+NO_OTHER_FUNCTION = ("drop", "img_size")  # options with these in their names
 
 
 def check_weights(recipe: Recipe) -> None:
@@ -46,7 +50,7 @@ def check_weights(recipe: Recipe) -> None:
     if has_weights and recipe.mode == "scratch":
         raise RecipeError(
             "mode scratch starts from random weights, and others are named",
-            given=f"weights = {recipe.model.weights}",
+            given=f"weights = {public_word(recipe.model.weights)}",
             fix="leave --mode out to fine-tune them, or leave --weights out",
         )
     if not has_weights and recipe.mode not in ("auto", "scratch"):
@@ -69,7 +73,13 @@ def find_weights(recipe: Recipe, progress: Progress) -> Pretrained | None:
     """
     if recipe.model.weights == "none":
         return None
-    return find_pretrained(recipe.model.weights, recipe.model.name, progress)
+    word = recipe.model.weights
+    if is_address(word) and public_word(word) != word.strip():
+        progress.say(
+            "the address of the weights has a user or a query in it; recipe.toml keeps it as it "
+            "is: if there is a token in it, do not hand that file on"
+        )
+    return find_pretrained(word, recipe.model.name, progress)
 
 
 def inherit(recipe: Recipe, weights: Pretrained | None) -> tuple[Recipe, list[str]]:
@@ -83,6 +93,7 @@ def inherit(recipe: Recipe, weights: Pretrained | None) -> tuple[Recipe, list[st
     if options != recipe.model.options:
         changed = [word for word in options if word not in recipe.model.options]
         said.append(f"options {', '.join(changed)}: of the network the weights were trained in")
+    said += options_apart(recipe, weights)
     taken = {
         word: value
         for word, value in weights.preprocess.items()
@@ -96,6 +107,23 @@ def inherit(recipe: Recipe, weights: Pretrained | None) -> tuple[Recipe, list[st
         model=replace(recipe.model, options=options),
     )
     return recipe, said
+
+
+def options_apart(recipe: Recipe, weights: Pretrained) -> list[str]:
+    """A sentence for each option of the recipe's own with which the network is another function
+    than the one the weights were trained in; none where nobody says how that was built."""
+    name = recipe.model.name
+    if weights.network is None and not weights.options:
+        return []
+    usual = check_options(name, {}) if is_own(name) else {}
+    known = {**usual, **weights.options}
+    return [
+        f"option {word}={value} differs from the network the weights were trained in "
+        f"({known.get(word, 'where it was left out')}): they compute something else there"
+        for word, value in recipe.model.options.items()
+        if not any(part in word for part in NO_OTHER_FUNCTION)
+        and (word not in known or known[word] != value)
+    ]
 
 
 def inherit_per_channel(recipe: Recipe, weights: Pretrained | None) -> tuple[Recipe, list[str]]:
@@ -169,9 +197,12 @@ def summarize_named(
         FieldmarkError: neither such a network nor such a run.
     """
     recipe = assemble(None, {"model": model, "size": size_px}, settings)
+    size = None if recipe.data.size == "auto" else recipe.data.size
+    if recipe.data.channels != "auto":
+        channels = recipe.data.channels
     file = None if is_own(model) else _find_run(model)
     if file is None:
-        size = size_px or model_card(model).default_size_px
+        size = size or model_card(model).default_size_px
         options = check_options(model, recipe.model.options)
         if not is_own(model):
             options = with_size(model, options, size)
@@ -186,7 +217,7 @@ def summarize_named(
     network, info = load_model(file)
     if classes is not None:
         as_network(network).reset_classifier(classes)
-    size = size_px or info.preprocess.size
+    size = size or info.preprocess.size
     return summarize(network, channels=channels or info.preprocess.channels, size_px=size)
 
 
@@ -223,9 +254,48 @@ def build_network(
         **recipe.model.options,
     )
     if weights is not None:
-        classes = weights.classes(class_names)
-        progress.say(load_weights(model, weights.tensors, weights.source, classes))
+        progress.say(start_from(model, weights, class_names))
     return model
+
+
+def start_from(model: nn.Module, weights: Pretrained, class_names: tuple[str, ...] | None) -> str:
+    """As `checkpoint.load_weights`; weights that fit at the network's usual size alone say so.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
+    classes = weights.classes(class_names)
+    try:
+        return load_weights(model, weights.tensors, weights.source, classes)
+    except CheckpointError as error:
+        architecture = as_network(model).architecture
+        size = architecture["options"].get("img_size")
+        usual = None if size is None else _usual_size_that_fits(architecture, weights)
+        if usual is None:
+            raise
+        raise CheckpointError(
+            f"these weights are for {usual} px only: {architecture['name']} learns a table for "
+            "its size that cannot be made for another",
+            given=f"{weights.source}; size {size} px",
+            valid=f"{usual} px",
+            fix=f"--size {usual}",
+        ) from error
+
+
+def _usual_size_that_fits(architecture: Mapping[str, Any], weights: Pretrained) -> int | None:
+    """The size that the network has without `img_size`, px, if the weights fit it there."""
+    options = {word: v for word, v in architecture["options"].items() if word != "img_size"}
+    try:
+        usual = create_model(
+            architecture["name"],
+            architecture["num_classes"],
+            architecture["in_channels"],
+            **options,
+        )
+        load_weights(usual, weights.tensors, weights.source, weights.classes(None))
+    except (CheckpointError, ModelError):
+        return None
+    return usual.fixed_size_px if isinstance(usual, TimmNetwork) else None
 
 
 def model_info(
@@ -236,13 +306,14 @@ def model_info(
     source_names: tuple[str, ...],
 ) -> ModelInfo:
     """What travels in the model file beside the weights."""
+    told = replace(recipe, model=replace(recipe.model, weights=public_word(recipe.model.weights)))
     return ModelInfo(
         architecture=as_network(model).architecture,
         class_names=data.manifest.class_names,
         preprocess=data.preprocess,
         history={
             "fieldmark": __version__,
-            "recipe": to_dict(recipe),
+            "recipe": to_dict(told),  # others get this file: no token in it
             "epoch": row.epoch,
             "val_accuracy": row.val_accuracy,
             "num_train": len(data.train),

@@ -394,6 +394,23 @@ def test_summary_of_a_run(verb: Verb, tiny_run: fieldmark.Run) -> None:
     assert "for one picture of 3x64x64" in verb("summary", tiny_run.path, "--size", 64).out
 
 
+def test_summary_heeds_the_words_of_data(verb: Verb, tiny_run: fieldmark.Run) -> None:
+    done = verb("summary", "resnet18", "--set", "data.size=96", "--set", "data.channels=1")
+    assert "for one picture of 1x96x96" in done.out
+    assert (
+        "for one picture of 3x64x64" in verb("summary", tiny_run.path, "--set", "data.size=64").out
+    )
+    done = verb("summary", "vgg11", "--set", "data.size=5")
+    assert done.code == 2
+    assert "vgg11 needs pictures of at least" in done.err
+
+
+def test_help_names_every_kind_of_weights(verb: Verb) -> None:
+    said = " ".join(verb("train", "--help").out.replace("│", " ").split())
+    for kind in ("imagenet", "a tag", "a run", "a file", "hf:org/name", "https://...#sha256=HEX"):
+        assert kind in said
+
+
 def test_models_are_all_listed_at_eighty_columns(verb: Verb, terminal: None) -> None:
     lines = verb("models").out.splitlines()
     names = [card.name for card in (*list_models(), *list_timm_models())]

@@ -34,7 +34,11 @@ RunArgument = Annotated[
 ]
 ModelOption = Annotated[str | None, typer.Option(help="Network; `fieldmark models` lists them.")]
 WeightsOption = Annotated[
-    str | None, typer.Option(help="Start from a run, a model.safetensors, or other .safetensors.")
+    str | None,
+    typer.Option(
+        help="Start from imagenet (or a tag), a run, a file, hf:org/name, or "
+        "https://...#sha256=HEX."
+    ),
 ]
 ModeOption = Annotated[
     str | None, typer.Option(help="scratch, finetune, frozen (head only) or partial.")

@@ -292,3 +292,8 @@ def test_the_parity_table_is_whole_and_small() -> None:
 
 
 TWINS_OF_TORCHVISION = [name for name in MODEL_NAMES if official_weights(name)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_place_waits_for_a_measurement(page: Path) -> None:
+    assert "<!--" not in page.read_text(encoding="utf-8")

@@ -198,7 +198,8 @@ def refusal(url: str, **words: Any) -> str:
     place = hand_place(text)
     assert place.parent == cache_directory("downloads")
     command = next(line for line in text.splitlines() if "curl" in line).split("as in: ")[1]
-    assert shlex.split(command.removesuffix(")"))[-2:] == [str(place), url]
+    command = command.removesuffix(")").removesuffix(", with the whole of your address")
+    assert shlex.split(command)[-2:] == [str(place), public_url(url)]
     return text
 
 

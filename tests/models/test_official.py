@@ -134,7 +134,7 @@ def test_a_generation_that_is_not_published_is_refused_with_those_that_are() -> 
         "no weights of that name are published for vgg16",
         "  given:  --weights imagenet1k_v2",
         "  valid:  imagenet, imagenet1k_v1",
-        "  do:     take one of these, or name a file",
+        "  do:     did you mean 'imagenet1k_v1'?",
     ]
 
 

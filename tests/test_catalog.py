@@ -232,6 +232,7 @@ def test_summary_draws_the_stages_and_their_sums_are_right(
     assert total == wanted
     assert f"parameters   {wanted:,} ({wanted:,} trainable)" in done.out
     assert f"for one picture of 3x{size_px}x{size_px}" in done.out
+    assert ("M of them between layers" in done.out) == (name == "test_vit")
 
 
 def layer_parameters(line: str) -> int:

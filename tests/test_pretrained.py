@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -647,3 +648,30 @@ def test_timm_keys_of_our_vgg_are_as_published() -> None:
     assert {k: v.shape for k, v in tensors.items()} == {
         k: v.shape for k, v in theirs.state_dict().items()
     }
+
+
+def test_an_exported_folder_brings_what_its_config_says(tmp_path: Path) -> None:
+    """As `weights export --to timm` leaves it: options and preprocess are in config.json."""
+    network = create_model("mobilenetv3_small_050", num_classes=3, pad_type="same")
+    folder = tmp_path / "export-timm"
+    folder.mkdir()
+    save_file(network.state_dict(), folder / "model.safetensors")
+    config = {
+        "architecture": "mobilenetv3_small_050",
+        "model_args": {"pad_type": "same"},
+        "pretrained_cfg": {"input_size": [3, 96, 96], "mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    found = find_pretrained(str(folder), "mobilenetv3_small_050", Silent())
+    assert found.options == {"pad_type": "same"}
+    assert (found.preprocess["size"], found.preprocess["mean"]) == (96, (0.5, 0.5, 0.5))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json beside these weights"):
+        find_pretrained(str(folder), "mobilenetv3_small_050", Silent())
+
+
+@pytest.mark.parametrize("text", ["<!doctype html><html>", "\n  <html>"])
+def test_a_web_page_called_weights_is_said_to_be_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "w.pth").write_text(text)
+    with pytest.raises(CheckpointError, match="a web page may have been saved in its place"):
+        find_pretrained(str(tmp_path / "w.pth"), "resnet10", Silent())

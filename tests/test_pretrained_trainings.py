@@ -104,7 +104,15 @@ def test_options_come_with_the_weights_and_yours_win() -> None:
     weights = Pretrained("w", {}, options={"pad_type": "same", "drop_rate": 0.1})
     recipe, said = inherit(assemble(None, {}, {"model.options.drop_rate": 0.5}), weights)
     assert recipe.model.options == {"pad_type": "same", "drop_rate": 0.5}
-    assert said == ["options pad_type: of the network the weights were trained in"]
+    assert said[0] == "options pad_type: of the network the weights were trained in"
+    assert said[1].startswith("WARNING: nobody says how pictures were made for these weights")
+    assert len(said) == 2
+
+
+def test_a_tag_in_the_networks_name_loads_nothing_and_that_is_said() -> None:
+    recipe = assemble(None, {"model": "mobilenetv3_small_050.lamb_in1k"}, {})
+    said = inherit(recipe, None)[1]
+    assert said == ["lamb_in1k, in the network's name, loads no weights: add --weights lamb_in1k"]
 
 
 @pytest.mark.parametrize(

@@ -203,22 +203,24 @@ def load_weights(
 
 def _load_pickled(path: Path) -> dict[str, torch.Tensor]:
     """torch's own unpickler in the mode that builds tensors and plain containers, nothing else."""
+    with path.open("rb") as stream:
+        if stream.read(64).lstrip().startswith(b"<"):
+            raise _damaged(path, "a web page may have been saved in its place", kind="of weights")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of pickles that torch did not write: the error follows
+            # Of pickles that torch did not write: the error follows.
+            warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             "this file holds more than weights, and reading that could run a stranger's code",
-            given=f"{path}: {str(error).strip().splitlines()[0]}",
+            given=path,
             valid="a state dict: names and tensors",
             fix="ask for a .safetensors, or where you trust the file, load it with torch and save "
             "model.state_dict() alone",
         ) from error
     except Exception as error:  # damaged pickles and archives raise whatever they run into
-        raise _damaged(path, error, kind="a file that torch.save wrote") from error
+        raise _damaged(path, type(error).__name__, kind="a file that torch.save wrote") from error
     for key in STATE_DICT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -266,5 +268,5 @@ def _damaged(path: Path, why: object, kind: str = "a .safetensors file") -> Chec
     return CheckpointError(
         f"the model file is damaged or not {kind}: {reason}",
         given=path,
-        fix="copy it again from where it came, or train again",
+        fix="copy it again from where it came, or download it again",
     )

@@ -6,6 +6,7 @@ this room nobody asks which it was. What is not found is an error, never a rando
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ HUB: Final = "hf:"
 WEB: Final = ("http://", "https://")
 KINDS: Final = ("a run", "a file", "hf:org/name", "https://...#sha256=HEX")
 KERAS_SUFFIXES: Final = (".h5", ".hdf5", ".keras")
+MODEL, CONFIG, MAX_CONFIG_BYTES = "model.safetensors", "config.json", 10_000_000
 COUNTS: Final = ("num_classes", "in_chans")  # in timm's words; the weights' shapes say them
 ONLY_IN_TRAINING: Final = frozenset(("drop_rate", "drop_path_rate"))  # timm's; no other function
 
@@ -239,28 +241,33 @@ def _split_hashed(url_and_hash: str) -> tuple[str, str]:
 def _from_hub(reference: str, name: str | None, progress: Progress) -> Pretrained:
     file = fetch_from_hub(reference, progress)
     found = _from_file(file.path, name)
+    found = replace(found, source=reference)
     if found.network is not None or file.config is None:  # a Fieldmark model says it all by itself
-        return replace(found, source=reference)
-    config = file.config.get("pretrained_cfg", file.config)  # as timm writes it
-    labels = file.config.get("label_names")
+        return found
+    return _with_config(found, file.config, name)
+
+
+def _with_config(found: Pretrained, document: Mapping[str, Any], name: str | None) -> Pretrained:
+    """Bare weights with what timm's config.json beside them says: `export --to timm` writes one."""
+    config = document.get("pretrained_cfg", document)
+    labels = document.get("label_names")
     config = config if isinstance(config, Mapping) else {}
     found = replace(
         found,
-        source=reference,
         preprocess=preprocess_of(config),
         class_names=tuple(map(str, labels)) if isinstance(labels, list) else None,
         num_leading=_count(config.get("label_offset")),
     )
-    architecture = file.config.get("architecture")
+    architecture = document.get("architecture")
     if not isinstance(architecture, str):
         return found
-    _check_made_for(architecture, name, reference)
-    words = file.config.get("model_args")
+    _check_made_for(architecture, name, found.source)
+    words = document.get("model_args")
     words = words if isinstance(words, Mapping) else {}
     options = {str(word): value for word, value in words.items() if word not in COUNTS}
     # timm wrote it: where ours of this name is built in one way only, it is timm's that is meant.
     network = f"{PREFIX}{architecture}" if options and is_own(architecture) else architecture
-    tensors, options = _as_built_here(network, options, found.tensors, name, reference)
+    tensors, options = _as_built_here(network, options, found.tensors, name, found.source)
     return replace(found, network=network, options=options, tensors=tensors)
 
 
@@ -288,7 +295,9 @@ def _from_file(path: Path, name: str | None) -> Pretrained:
         return Pretrained(str(path), load_tensors(path))
     info = find_info(path)
     if info is None:
-        return Pretrained(str(path), load_tensors(path))
+        bare = Pretrained(str(path), load_tensors(path))
+        config = _config_beside(path)
+        return bare if config is None else _with_config(bare, config, name)
     made_for, options = str(info.architecture["name"]), dict(info.architecture["options"])
     _check_made_for(made_for, name, str(path))
     tensors, options = _as_built_here(made_for, options, load_tensors(path), name, str(path))
@@ -300,6 +309,30 @@ def _from_file(path: Path, name: str | None) -> Pretrained:
         preprocess=info.preprocess.to_dict(),
         class_names=info.class_names,
     )
+
+
+def _config_beside(path: Path) -> Mapping[str, Any] | None:
+    """timm's config.json in the folder of a model.safetensors, as `weights export` leaves it.
+
+    Raises:
+        CheckpointError: it is there and cannot be read.
+    """
+    config = path.with_name(CONFIG)
+    if path.name != MODEL or not config.is_file():
+        return None
+    try:
+        if config.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError("it is far too large")
+        document = json.loads(config.read_bytes())
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"the config.json beside these weights cannot be read: {error}",
+            given=config,
+            fix="get the folder again, or move the weights out of it to use them bare",
+        ) from error
+    return document
 
 
 def _recognise(path: Path, name: str) -> OfficialWeights | None:

@@ -160,7 +160,7 @@ def print_models(entries: Sequence[Entry]) -> None:
             entry.card.name,
             f"{entry.card.num_parameters / 1e6:.1f} M",
             str(entry.card.default_size_px),
-            _weights_cell(entry),
+            _weights_cell(entry, len(entries) <= FEW_ENTRIES),
             Text((entry.card.paper or "") if entry.is_own else "timm"),
         )
         for entry in entries
@@ -188,16 +188,18 @@ def print_models(entries: Sequence[Entry]) -> None:
 MIN_WEIGHTS: Final = 9
 MIN_WEIGHTS_AND_PAPER: Final = 70
 NUM_TAGS_SHOWN: Final = 3
+FEW_ENTRIES: Final = 10  # a list this short shows every tag
 
 
-def _weights_cell(entry: Entry) -> Text:
+def _weights_cell(entry: Entry, show_all: bool) -> Text:
     cell = Text()
-    shown = list(zip(entry.weights, entry.cached, strict=True))[:NUM_TAGS_SHOWN]
+    num_shown = len(entry.weights) if show_all else NUM_TAGS_SHOWN
+    shown = list(zip(entry.weights, entry.cached, strict=True))[:num_shown]
     for position, (weights, cached) in enumerate(shown):
         cell.append(", " if position else "")
         cell.append(weights.tag + " \N{CHECK MARK}" * cached, "green" if cached else "")
-    if len(entry.weights) > NUM_TAGS_SHOWN:
-        cell.append(f" and {len(entry.weights) - NUM_TAGS_SHOWN} more", "dim")
+    if len(entry.weights) > num_shown:
+        cell.append(f" and {len(entry.weights) - num_shown} more", "dim")
     return cell if shown else Text("-", "dim")
 
 
@@ -228,11 +230,16 @@ def print_summary(summary: Summary) -> None:
     console.print(table)
     shape = "x".join(map(str, summary.input_shape))
     total_mb = summary.input_mb + summary.activations_mb + summary.parameters_mb
+    between = summary.flops - sum(row.flops for row in summary.rows)
+    inside = (
+        f"\n             {between / 1e6:,.1f} M of them between layers, as in attention"
+        * bool(between)
+    )
     console.print(
         f"\nparameters   {summary.num_parameters:,} "
         f"({summary.num_trainable_parameters:,} trainable)\n"
         f"FLOPs        {summary.flops / 1e9:.2f} G for one picture of {shape} "
-        "(two for each multiply-add)\n"
+        f"(two for each multiply-add){inside}\n"
         f"memory       {total_mb:.2f} MB: input {summary.input_mb:.2f}, activations "
         f"{summary.activations_mb:.2f}, parameters {summary.parameters_mb:.2f}",
         highlight=False,

@@ -361,3 +361,19 @@ def test_old_layouts_are_renamed_and_others_left_as_they_are() -> None:
     with torch.device("meta"):
         crossvit = create_timm("crossvit_tiny_240", 5)
     assert set(fit_timm_tensors(crossvit, {"pos_embed.0": torch.zeros(1)})) == {"pos_embed_0"}
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "mobilenetv3_small_050", "convnext_atto"])
+def test_a_new_classifier_starts_near_chance(name: str) -> None:
+    """timm draws some from +- 1 / sqrt(classes): with two, the first loss was about 7."""
+    network = create_timm(name, 2)
+    for fresh in ("built", "reset"):
+        if fresh == "reset":
+            network.reset_classifier(2)
+        for layer in network.classifiers:
+            weight = network.net.get_submodule(layer).weight
+            assert weight.std() <= weight[0].numel() ** -0.5, fresh
+        features = torch.randn(64, weight.shape[1], generator=torch.Generator().manual_seed(0))
+        logits = torch.nn.functional.linear(features.relu() * 2, weight.flatten(1))
+        loss = torch.nn.functional.cross_entropy(logits, torch.arange(64) % 2)
+        assert loss < 1.5, (fresh, loss)

@@ -87,7 +87,11 @@ def inherit(recipe: Recipe, weights: Pretrained | None) -> tuple[Recipe, list[st
     made in one way are worth less on pictures made in another, or in a network built otherwise.
     """
     if weights is None:
-        return recipe, []
+        name = recipe.model.name
+        if is_own(name) or "." not in name:
+            return recipe, []
+        tag = name.partition(".")[2]
+        return recipe, [f"{tag}, in the network's name, loads no weights: add --weights {tag}"]
     said = []
     options = {**weights.options, **recipe.model.options}
     if options != recipe.model.options:
@@ -101,6 +105,12 @@ def inherit(recipe: Recipe, weights: Pretrained | None) -> tuple[Recipe, list[st
     }
     if taken:
         said.append(f"{', '.join(taken)}: as the weights were trained")
+    if not weights.preprocess and "auto" in (recipe.data.mean, recipe.data.std):
+        said.append(
+            "WARNING: nobody says how pictures were made for these weights; mean and std are "
+            "measured on yours. Where their authors name them, --set 'data.mean=[...]' and "
+            "'data.std=[...]' do better"
+        )
     recipe = replace(
         recipe,
         data=replace(recipe.data, **taken),

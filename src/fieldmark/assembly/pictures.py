@@ -25,6 +25,7 @@ from fieldmark.runtime import Runtime
 from fieldmark.types import LeftOut, Sample
 
 Source = str | Path | Manifest | Iterable[Any]
+NUM_CLASSES_NAMED = 12  # of a model, in an error
 NUM_NAMED = 3  # files left out that are named on the screen; left_out.csv has all
 
 
@@ -187,6 +188,8 @@ def check_classes(manifest: Manifest, class_names: tuple[str, ...]) -> None:
         raise SourceError(
             "the pictures have classes that the model does not know",
             given=", ".join(map(repr, unknown[:5])),
-            valid=class_names,
+            valid=f"{', '.join(class_names[:NUM_CLASSES_NAMED])}"
+            + f" and {len(class_names) - NUM_CLASSES_NAMED} more"
+            * (len(class_names) > NUM_CLASSES_NAMED),
             fix="name the classes as the model does, or leave those pictures out",
         )

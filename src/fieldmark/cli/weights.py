@@ -89,5 +89,4 @@ def export(
     """Write a model's weights as torchvision or timm load them, or as the Hugging Face hub does."""
     from fieldmark.export.folders import export_weights
 
-    folder = export_weights(run, to.value, out, progress=console_progress())
-    typer.echo(f"wrote {folder}; {folder / 'README.md'} says how to load it")
+    export_weights(run, to.value, out, progress=console_progress())

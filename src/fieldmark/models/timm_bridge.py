@@ -119,6 +119,7 @@ class TimmNetwork(nn.Module):
         net.reset_classifier(num_classes, **words)
         for module in self.stage_modules()["head"]:
             module.to(weight.device, weight.dtype).train(net.training)
+        self._start_small()
         self.num_classes = self.architecture["num_classes"] = num_classes
 
     def state_dict(self, *args: Any, **words: Any) -> Any:
@@ -137,6 +138,21 @@ class TimmNetwork(nn.Module):
         for key in [key for key in state_dict if key.startswith(prefix)]:
             state_dict[f"{prefix}net.{key.removeprefix(prefix)}"] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args, **words)
+
+    def _start_small(self) -> None:
+        """Draw classifiers anew, as torch would, that timm has drawn too large to learn from.
+
+        The families of EfficientNet and MobileNet draw them from +- 1 / sqrt(classes), made for a
+        thousand: with two classes the first loss is then about 10 instead of ln 2, and a short
+        training on frozen features learns nothing.
+        """
+        for name in self.classifiers:
+            layer = self.net.get_submodule(name)
+            if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.weight.is_meta:
+                continue
+            fan_in = layer.weight[0].numel()
+            if layer.weight.std() > fan_in**-0.5:  # torch's own deviation is 0.58 of this
+                layer.reset_parameters()
 
     def _check_images(self, images_bchw: Tensor) -> None:
         only_px = self.fixed_size_px
@@ -215,7 +231,9 @@ def create_timm(
     if size[0] != size[1]:  # timm has a few for tall pictures; ours are squares
         plain.setdefault("img_size", max(size))
     net = build_net(name, tagged, num_classes, in_channels, plain)
-    return TimmNetwork(net, name, num_classes, in_channels, plain)
+    network = TimmNetwork(net, name, num_classes, in_channels, plain)
+    network._start_small()
+    return network
 
 
 def fit_timm_tensors(

@@ -63,11 +63,22 @@ def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
         "preprocess": info.preprocess.to_dict(),
         "history": dict(info.history),
     }
+    save_tensors(path, model.state_dict(), {METADATA_KEY: json.dumps(document)})
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors and texts into one .safetensors file, atomically.
+
+    Raises:
+        OutputError: it cannot be written, for example because the disk is full.
+    """
     # Contiguous copies on the CPU: safetensors refuses views and other layouts.
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    copies = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(document)})
+            save_file(copies, temporary, metadata=dict(metadata))
         except safetensors.SafetensorError as error:  # a full disk, which `atomic_path` words
             raise OSError(str(error)) from error
 

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from fieldmark import __version__
@@ -16,6 +15,7 @@ from fieldmark.assembly.network import (
     inherit,
     inherit_per_channel,
     options_apart,
+    sketch,
     start_from,
 )
 from fieldmark.checkpoint import ModelInfo, save_model
@@ -111,9 +111,9 @@ def _rebuild(name: str, recipe: Recipe, found: Pretrained) -> nn.Module:
     options, size = check_options(name, recipe.model.options), recipe.data.size
     if size != "auto" and not is_own(name):
         options = with_size(name, options, size)
-    with torch.device("meta"):  # asked for the names of its first and last layers, no more
-        sketch = as_network(create_model(name, **options))
-    num_classes, in_channels = count_ends(sketch, found.tensors, found.source, found.num_leading)
+    num_classes, in_channels = count_ends(
+        sketch(name, options), found.tensors, found.source, found.num_leading
+    )
     if recipe.data.channels != "auto":
         in_channels = recipe.data.channels
     network = create_model(name, num_classes, in_channels, **options)

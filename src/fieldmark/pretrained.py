@@ -19,10 +19,11 @@ from fieldmark.checkpoint import PICKLED_SUFFIXES, find_info, load_tensors
 from fieldmark.download import download, find_downloaded, public_url, sha256_of, split_url
 from fieldmark.errors import CheckpointError, ModelError, closest
 from fieldmark.hub import are_cached, fetch_from_hub
+from fieldmark.hub.reference import PREFIX as HUB
 from fieldmark.hub.reference import parse_reference
 from fieldmark.models.fit import Classes
 from fieldmark.models.keras_weights import read_keras_weights
-from fieldmark.models.layouts import to_timm
+from fieldmark.models.layouts import timm_name, to_timm
 from fieldmark.models.official import (
     IMAGENET,
     NUM_IMAGENET_CLASSES,
@@ -36,7 +37,6 @@ from fieldmark.models.timm_zoo import PREFIX, preprocess_of, timm_weights
 from fieldmark.progress import Progress
 from fieldmark.rundir import find_model
 
-HUB: Final = "hf:"
 WEB: Final = ("http://", "https://")
 KINDS: Final = ("a run", "a file", "hf:org/name", "https://...#sha256=HEX")
 KERAS_SUFFIXES: Final = (".h5", ".hdf5", ".keras")
@@ -198,20 +198,24 @@ def _from_publisher(published: OfficialWeights, name: str, progress: Progress) -
 
 
 def _published_file(path: Path, published: OfficialWeights, name: str, source: str) -> Pretrained:
-    num_classes = published.num_classes
     return Pretrained(
         source=source,
         tensors=load_tensors(path),
         network=name if is_own(name) else None,  # torchvision's are those of our defaults
         preprocess=published.preprocess,
-        class_names=imagenet_class_names() if num_classes == NUM_IMAGENET_CLASSES else None,
+        class_names=_names_of(published.num_classes),
         num_leading=published.num_leading_classes,
     )
 
 
+def _names_of(num_classes: int) -> tuple[str, ...] | None:
+    """What as many outputs of published weights mean, where that is known."""
+    return imagenet_class_names() if num_classes == NUM_IMAGENET_CLASSES else None
+
+
 def _from_web(url_and_hash: str, name: str | None, progress: Progress) -> Pretrained:
     url, sha256 = _split_hashed(url_and_hash)
-    found = _from_file(download(url, sha256=sha256, progress=progress), name)
+    found = _read_file(download(url, sha256=sha256, progress=progress), name)
     return replace(found, source=public_url(url))
 
 
@@ -240,8 +244,7 @@ def _split_hashed(url_and_hash: str) -> tuple[str, str]:
 
 def _from_hub(reference: str, name: str | None, progress: Progress) -> Pretrained:
     file = fetch_from_hub(reference, progress)
-    found = _from_file(file.path, name)
-    found = replace(found, source=reference)
+    found = replace(_read_file(file.path, name), source=reference)
     if found.network is not None or file.config is None:  # a Fieldmark model says it all by itself
         return found
     return _with_config(found, file.config, name)
@@ -276,17 +279,24 @@ def _count(given: object) -> int:
 
 
 def _from_file(path: Path, name: str | None) -> Pretrained:
+    """A file on this machine, with what the config.json beside it says."""
+    found = _read_file(path, name)
+    config = _config_beside(path) if found.network is None else None
+    return found if config is None else _with_config(found, config, name)
+
+
+def _read_file(path: Path, name: str | None) -> Pretrained:
+    """The file by itself."""
     suffix = path.suffix.lower()
     if suffix in KERAS_SUFFIXES:
         keras = read_keras_weights(path)
         _check_made_for(keras.network, name, str(path))
-        imagenet = keras.num_classes == NUM_IMAGENET_CLASSES
         return Pretrained(
             source=str(path),
             tensors=keras.tensors,
             network=keras.network,
             preprocess=keras.preprocess,
-            class_names=imagenet_class_names() if imagenet else None,
+            class_names=_names_of(keras.num_classes),
         )
     if suffix in PICKLED_SUFFIXES:
         published = None if name is None else _recognise(path, name)
@@ -295,9 +305,7 @@ def _from_file(path: Path, name: str | None) -> Pretrained:
         return Pretrained(str(path), load_tensors(path))
     info = find_info(path)
     if info is None:
-        bare = Pretrained(str(path), load_tensors(path))
-        config = _config_beside(path)
-        return bare if config is None else _with_config(bare, config, name)
+        return Pretrained(str(path), load_tensors(path))
     made_for, options = str(info.architecture["name"]), dict(info.architecture["options"])
     _check_made_for(made_for, name, str(path))
     tensors, options = _as_built_here(made_for, options, load_tensors(path), name, str(path))
@@ -350,8 +358,7 @@ def _check_made_for(network: str, name: str | None, source: str) -> None:
     """timm's `resnet18` has the same weights as ours, so only the names themselves are compared."""
     if name is None:
         return
-    bare, wanted = (n.removeprefix("timm/").partition(".")[0] for n in (network, name))
-    if bare != wanted:
+    if timm_name(network) != timm_name(name):
         raise CheckpointError(
             "these weights were made for another network",
             given=f"{source}, made for {network}; --model {name}",

@@ -166,7 +166,7 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
         ModelError: no such network or option, or it does not admit pictures of a given size.
     """
     name, options = recipe.model.name, check_options(recipe.model.name, recipe.model.options)
-    network = _sketch(name, options)
+    network = sketch(name, options)
     card = model_card(name)
     facts = Facts(
         all_grey=manifest.all_grey,
@@ -183,12 +183,13 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
         if fitted != options:
             said.append(f"img_size {size}: {name} is built for one size")
             recipe = replace(recipe, model=replace(recipe.model, options=fitted))
-        check_admits(_sketch(name, fitted), size)
+            network = sketch(name, fitted)
+        check_admits(network, size)
     return recipe, said
 
 
-def _sketch(name: str, options: Mapping[str, Any]) -> Network:
-    """A network without memory, for being asked what it admits."""
+def sketch(name: str, options: Mapping[str, Any]) -> Network:
+    """A network without memory, for being asked what it admits and what its layers are called."""
     with torch.device("meta"):
         return as_network(create_model(name, **options))
 

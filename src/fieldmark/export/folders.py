@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import safetensors
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fieldmark.checkpoint import ModelInfo, load_model
+from fieldmark.checkpoint import ModelInfo, load_model, save_tensors
 from fieldmark.errors import ModelError, check_choice
 from fieldmark.export.model_card import model_card, read_figures
 from fieldmark.export.timm_config import timm_config
@@ -22,7 +20,7 @@ from fieldmark.export.usage import (
     timm_code,
     torchvision_code,
 )
-from fieldmark.files import atomic_path, claim_directory, free_directory, write_text
+from fieldmark.files import claim_directory, free_directory, write_text
 from fieldmark.models.contract import as_network
 from fieldmark.models.layouts import take_rgb, to_timm, to_torchvision
 from fieldmark.progress import Progress, Silent
@@ -60,7 +58,8 @@ def export_weights(
     folder = Path(out) if out is not None else free_directory(model_file.parent / f"export-{to}")
     claim_directory(folder)
     try:
-        _save_tensors(folder / WEIGHTS_FILE, tensors)
+        # Bare weights: what Fieldmark's own file says of training and sources stays at home.
+        save_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
         for name, text in files.items():
             write_text(folder / name, text)
     except BaseException:  # a half export is worth nothing, and would be in the way of the next
@@ -117,14 +116,3 @@ A model that was trained with Fieldmark, for {library}. From inside this folder:
 
 {preprocessing_text(info.preprocess)}
 """
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Bare weights; what Fieldmark's own file says of training and sources stays at home."""
-    # Contiguous copies: safetensors refuses views and other layouts.
-    copies = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(copies, temporary, metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:  # a full disk, which `atomic_path` words
-            raise OSError(str(error)) from error

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fieldmark.errors import ModelError
 from fieldmark.models import resnet, vgg
+from fieldmark.models.card import TIMM_PREFIX
 from fieldmark.models.own import is_own
 
 # VGG's layers with weights, ours -> timm's, and what the weights are shaped into there.
@@ -167,7 +168,7 @@ def take_rgb(tensors: Mapping[str, Tensor], first_convs: Iterable[str]) -> dict[
 
 def timm_name(name: str) -> str:
     """A network's bare name in timm: `timm/resnet18.a1_in1k` is `resnet18`."""
-    return name.removeprefix("timm/").partition(".")[0]
+    return name.removeprefix(TIMM_PREFIX).partition(".")[0]
 
 
 def _vgg_to_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

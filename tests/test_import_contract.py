@@ -56,13 +56,13 @@ def test_the_import_contract_holds(copy_of_the_house: Path) -> None:
         ),
         (
             "models/registry.py",
-            "from fieldmark.data import store",
-            "fieldmark.models.registry -> fieldmark.data.store",
+            "from fieldmark.data.pixels import store",
+            "fieldmark.models.registry -> fieldmark.data.pixels.store",
         ),
         (
-            "data/store.py",
+            "data/pixels/store.py",
             "import fieldmark.models.registry",
-            "fieldmark.data.store -> fieldmark.models.registry",
+            "fieldmark.data.pixels.store -> fieldmark.models.registry",
         ),
         (
             "evaluation/metrics.py",

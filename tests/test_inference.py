@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from fieldmark.data.loader import Batch, EvalLoader
+from fieldmark.data.pixels.store import build_store
 from fieldmark.data.preprocess import load_exact
-from fieldmark.data.store import build_store
 from fieldmark.inference import run_inference
 from fieldmark.models.registry import create_model
 from fieldmark.progress import Silent

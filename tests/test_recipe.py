@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,10 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "data.train_limit": st.integers(0, 10**12),
     "data.class_names": st.lists(TEXT, max_size=3),
     "data.strict": st.booleans(),
-    "data.cache": st.sampled_from(("auto", "ram", "none")),
+    "data.cache": st.sampled_from(("auto", "ram", "gpu", "disk", "none")),
+    "data.depth": st.integers(1, 100),
+    "data.group_by": TEXT.map(re.escape),
+    "data.quick_check": st.booleans(),
     "model.name": TEXT,
     "model.weights": TEXT,
     "model.options": st.dictionaries(TEXT, PLAIN | st.lists(PLAIN, max_size=2), max_size=3),
@@ -85,7 +89,7 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "training.patience": st.integers(0, 10**6),
     "training.ema_decay": st.floats(0, 0.9999),
     "training.freeze_through": st.text(min_size=1, max_size=8),
-    "augment.preset": st.sampled_from(("auto", "none", "light", "standard")),
+    "augment.preset": st.sampled_from(("auto", "none", "light", "standard", "strong")),
     "augment.crop_scale": AUTO | PAIR_UP_TO_1,
     "augment.crop_ratio": AUTO | PAIR_UP_TO_1.map(lambda x: [10 * value for value in x]),
     "augment.hflip": AUTO | SHARE,
@@ -95,6 +99,12 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "augment.contrast": AUTO | SHARE,
     "augment.saturation": AUTO | SHARE,
     "augment.hue": AUTO | st.floats(0, 0.5),
+    "augment.policy": st.sampled_from(("auto", "none", "randaugment", "trivialaugment")),
+    "augment.num_ops": st.integers(1, 10),
+    "augment.magnitude": st.integers(0, 30),
+    "augment.erase": AUTO | SHARE,
+    "augment.mixup": AUTO | st.floats(0, 100),
+    "augment.cutmix": AUTO | st.floats(0, 100),
 }
 
 

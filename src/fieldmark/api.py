@@ -34,11 +34,11 @@ from fieldmark.assembly.pictures import (
     source_words,
 )
 from fieldmark.checkpoint import load_model, save_model
-from fieldmark.data.candidates import counted
 from fieldmark.data.manifest import write_manifest
+from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import decode_exactly, prepare_data
+from fieldmark.data.sources.candidates import counted
 from fieldmark.data.split import split
-from fieldmark.data.store import PixelStore
 from fieldmark.errors import FieldmarkError
 from fieldmark.evaluation.metrics import Metrics
 from fieldmark.examine import Evaluated, evaluate_store

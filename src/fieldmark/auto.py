@@ -26,6 +26,10 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "contrast": 0.0,
         "saturation": 0.0,
         "hue": 0.0,
+        "policy": "none",
+        "erase": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
     },
     # For digits, letters and other small grey pictures, where a mirror image is another sign.
     "light": {
@@ -38,6 +42,10 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "contrast": 0.1,
         "saturation": 0.0,
         "hue": 0.0,
+        "policy": "none",
+        "erase": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
     },
     # For photos. No rotation: at 224 px it costs a CPU as much as all the rest together.
     "standard": {
@@ -50,6 +58,10 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "contrast": 0.2,
         "saturation": 0.2,
         "hue": 0.02,
+        "policy": "none",
+        "erase": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
     },
 }
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from torch import nn
 
 from fieldmark.data.loader import EvalLoader
+from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import labels_of
-from fieldmark.data.store import PixelStore
 from fieldmark.evaluation.metrics import Metrics, evaluate_logits, softmax
 from fieldmark.inference import run_inference
 from fieldmark.progress import Progress

@@ -15,9 +15,9 @@ from torch import nn
 
 from fieldmark.checkpoint import ModelInfo, load_model
 from fieldmark.data.loader import EvalLoader
+from fieldmark.data.pixels.store import build_store
 from fieldmark.data.preprocess import load_exact
-from fieldmark.data.scan import NOT_UTF8, find_files_below, is_text, shown
-from fieldmark.data.store import build_store
+from fieldmark.data.sources.scan import NOT_UTF8, find_files_below, is_text, shown
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.evaluation.metrics import softmax
 from fieldmark.inference import run_inference

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict, get_type_hints
 import tomli_w
 
 from fieldmark.errors import RecipeError, check_choice
+from fieldmark.ranges import NUMBERS, RANGES, check_number, check_numbers
 from fieldmark.typed import build
 
 Auto = Literal["auto"]
@@ -42,6 +43,9 @@ class Words(TypedDict, total=False):
     augment: Annotated[str | None, "augment.preset"]
     seed: Annotated[int | None, "seed"]
     device: Annotated[str | None, "device"]
+    cache: Annotated[str | None, "data.cache"]
+    depth: Annotated[int | None, "data.depth"]
+    group_by: Annotated[str | None, "data.group_by"]
     val_is_val: Annotated[bool | None, "data.val_is_val"]
     strict: Annotated[bool | None, "data.strict"]
 
@@ -71,7 +75,10 @@ class DataRecipe:
     train_limit: int = 0  # train on a stratified draw of so many pictures; 0: all
     class_names: tuple[str, ...] = ()  # new names for the classes, in their order
     strict: bool = False  # a picture that cannot be read stops the run
-    cache: Literal["auto", "ram", "none"] = "auto"  # keep decoded pictures in memory?
+    cache: Literal["auto", "ram", "gpu", "disk", "none"] = "auto"  # where decoded pictures are kept
+    depth: int = 1  # the class is the folder so far below the source
+    group_by: str = ""  # regular expression on paths: what it finds (its first group) goes together
+    quick_check: bool = True  # look for duplicates first, and keep them in one part where we draw
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class TrainingRecipe:
 class AugmentRecipe:
     """What training pictures go through, and no others. `preset` fills the words left at "auto"."""
 
-    preset: Literal["auto", "none", "light", "standard"] = "auto"
+    preset: Literal["auto", "none", "light", "standard", "strong"] = "auto"
     crop_scale: tuple[float, float] | Auto = "auto"  # area of the random crop, share of the picture
     crop_ratio: tuple[float, float] | Auto = "auto"  # its width / height
     hflip: float | Auto = "auto"  # probability of a left-right flip
@@ -135,6 +142,12 @@ class AugmentRecipe:
     contrast: float | Auto = "auto"
     saturation: float | Auto = "auto"
     hue: float | Auto = "auto"  # turn drawn from +- this, 0.5 is half the colour circle
+    policy: Literal["auto", "none", "randaugment", "trivialaugment"] = "auto"  # torchvision's
+    num_ops: int = 2  # randaugment only: operations a picture
+    magnitude: int = 9  # randaugment only: 0 to 30
+    erase: float | Auto = "auto"  # probability that a rectangle is erased
+    mixup: float | Auto = "auto"  # alpha of the Beta that mixes two pictures; 0: none
+    cutmix: float | Auto = "auto"  # alpha of the Beta for the area pasted in; 0: none
 
 
 @dataclass(frozen=True)
@@ -179,65 +192,13 @@ class Recipe:
 
 
 def check_ranges(recipe: Recipe) -> None:
-    """Raise RecipeError for the first value that cannot mean anything."""
-    data, training, augment = recipe.data, recipe.training, recipe.augment
+    """Raise RecipeError for the first value, or pair of values, that cannot mean anything."""
+    for name, limits in RANGES.items():
+        check_number(name, _value(recipe, name), limits)
+    for name, numbers in NUMBERS.items():
+        check_numbers(name, _value(recipe, name), numbers)
+    data, training = recipe.data, recipe.training
     optimizer, schedule = recipe.optimizer, recipe.schedule
-    # (dotted name, value, smallest, largest, what the number is)
-    ranges: list[tuple[str, Any, float, float, str]] = [
-        ("seed", recipe.seed, 0, 2**63 - 1, "a whole number"),
-        ("data.size", data.size, 1, 4096, "px"),
-        ("data.crop_fraction", data.crop_fraction, 0.01, 1, "share of the short side"),
-        ("data.val_fraction", data.val_fraction, 0, 0.9, "share of the pictures"),
-        ("data.test_fraction", data.test_fraction, 0, 0.9, "share of the pictures"),
-        ("data.train_limit", data.train_limit, 0, 10**12, "pictures"),
-        ("optimizer.lr", optimizer.lr, 0, 1000, "learning rate"),
-        ("optimizer.momentum", optimizer.momentum, 0, 0.9999, "momentum"),
-        ("optimizer.weight_decay", optimizer.weight_decay, 0, 100, "weight decay"),
-        ("optimizer.clip_norm", optimizer.clip_norm, 0, 1e9, "gradient norm"),
-        ("schedule.warmup_epochs", schedule.warmup_epochs, 0, 1e6, "epochs"),
-        ("schedule.step_epochs", schedule.step_epochs, 1, 10**6, "epochs"),
-        ("schedule.gamma", schedule.gamma, 0, 1, "factor"),
-        ("schedule.rise_fraction", schedule.rise_fraction, 0, 1, "share of the steps"),
-        ("training.epochs", training.epochs, 1, 10**6, "epochs"),
-        ("training.batch_size", training.batch_size, 1, 10**6, "pictures"),
-        ("training.label_smoothing", training.label_smoothing, 0, 0.99, "share"),
-        ("training.patience", training.patience, 0, 10**6, "epochs"),
-        ("training.ema_decay", training.ema_decay, 0, 0.999999, "decay per step"),
-        ("augment.hflip", augment.hflip, 0, 1, "probability"),
-        ("augment.vflip", augment.vflip, 0, 1, "probability"),
-        ("augment.rotate_degrees", augment.rotate_degrees, 0, 180, "degrees"),
-        ("augment.brightness", augment.brightness, 0, 1, "share"),
-        ("augment.contrast", augment.contrast, 0, 1, "share"),
-        ("augment.saturation", augment.saturation, 0, 1, "share"),
-        ("augment.hue", augment.hue, 0, 0.5, "turns of the colour circle"),
-    ]
-    for name, value, low, high, unit in ranges:
-        # `not (low <= value <= high)` also refuses NaN, which compares false with everything.
-        if value != "auto" and not (low <= value <= high):
-            raise RecipeError(
-                f"{name} is out of range",
-                given=value,
-                valid=f"{low:g} to {high:g} ({unit})",
-                fix=f"set {name} to a value in that range",
-            )
-    for name, numbers, smallest, largest, rising in (
-        ("data.mean", data.mean, 0.0, 1.0, False),
-        ("data.std", data.std, 1e-6, 1000.0, False),
-        ("augment.crop_scale", augment.crop_scale, 0.01, 1.0, True),
-        ("augment.crop_ratio", augment.crop_ratio, 0.1, 10.0, True),
-        ("optimizer.betas", optimizer.betas, 0.0, 0.99999, False),
-    ):
-        if numbers == "auto":
-            continue
-        in_range = numbers and all(smallest <= x <= largest for x in numbers)
-        if not in_range or (rising and numbers[0] > numbers[1]):
-            order = ", the smaller one first" if rising else ""
-            raise RecipeError(
-                f"{name} is out of range",
-                given=numbers,
-                valid=f"numbers from {smallest:g} to {largest:g}{order}",
-                fix=f"set {name} to numbers in that range",
-            )
     if data.val_fraction + data.test_fraction >= 1:
         raise RecipeError(
             "nothing would be left to train on",
@@ -245,6 +206,15 @@ def check_ranges(recipe: Recipe) -> None:
             valid="a sum below 1",
             fix="lower data.val_fraction or data.test_fraction",
         )
+    try:
+        re.compile(data.group_by)
+    except re.error as error:
+        raise RecipeError(
+            f"data.group_by is no regular expression: {error}",
+            given=data.group_by,
+            valid="Python's regular expressions; the first (group) is what counts, else all of it",
+            fix=r"for example '(film\d+)_' for film12_frame003.jpg",
+        ) from error
     if recipe.mode == "partial" and not training.freeze_through:
         raise RecipeError(
             "mode partial needs to know how far the network is frozen",
@@ -270,6 +240,13 @@ def check_ranges(recipe: Recipe) -> None:
             given="optimizer.nesterov = true, optimizer.momentum = 0",
             fix="set optimizer.momentum to 0.9, or optimizer.nesterov to false",
         )
+
+
+def _value(recipe: Recipe, dotted: str) -> Any:
+    value: Any = recipe
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -13,9 +13,9 @@ import torch
 
 from fieldmark.data.loader import TrainLoader
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.pixels.store import build_store
 from fieldmark.data.prepare import draft_preprocess, labels_of, training_load, whole_load
 from fieldmark.data.preprocess import Pixels, denormalize
-from fieldmark.data.store import build_store
 from fieldmark.errors import SourceError
 from fieldmark.evaluation.tables import confusion_csv, csv_text, predictions_csv
 from fieldmark.examine import Evaluated

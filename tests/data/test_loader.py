@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from fieldmark.auto import settle_augment
 from fieldmark.data import loader as loader_module
 from fieldmark.data.loader import Batch, EvalLoader, TrainLoader, batch_generator
+from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import Pixels, load_exact, normalize
-from fieldmark.data.store import PixelStore
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime

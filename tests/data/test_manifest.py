@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fieldmark.data.candidates import counted, merge_duplicates
 from fieldmark.data.manifest import Manifest, read_manifest, read_samples, write_manifest
+from fieldmark.data.sources.candidates import counted, merge_duplicates
 from fieldmark.errors import OutputError, SourceError
 from fieldmark.types import LeftOut, Sample
 

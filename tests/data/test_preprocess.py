@@ -26,7 +26,7 @@ from fieldmark.data.preprocess import (
     normalize,
     to_batch,
 )
-from fieldmark.data.scan import scan
+from fieldmark.data.sources.scan import scan
 from fieldmark.errors import PictureError
 from fieldmark.types import Preprocess
 

@@ -22,7 +22,7 @@ from fieldmark.assembly.network import build_network, settle_for
 from fieldmark.assembly.pictures import make_loaders
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.prepare import prepare_data
-from fieldmark.data.scan import scan
+from fieldmark.data.sources.scan import scan
 from fieldmark.data.split import split
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe

@@ -14,7 +14,7 @@ from torch import nn
 
 from fieldmark.auto import settle_augment
 from fieldmark.data.loader import EvalLoader, TrainLoader
-from fieldmark.data.store import PixelStore
+from fieldmark.data.pixels.store import PixelStore
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
 from fieldmark.runtime import Runtime

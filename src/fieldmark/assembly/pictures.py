@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fieldmark.checkpoint import ModelInfo
-from fieldmark.data.candidates import file_key
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_samples
 from fieldmark.data.prepare import PreparedData
-from fieldmark.data.scan import scan
+from fieldmark.data.sources.candidates import file_key
+from fieldmark.data.sources.scan import scan
 from fieldmark.errors import (
     CheckpointError,
     SourceError,

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from fieldmark.data.augment import augment_batch, crops_randomly, random_resized_crop
+from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import normalize, to_batch
-from fieldmark.data.store import PixelStore
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from fieldmark.data.candidates import (
+from fieldmark.data.pictures import NO_SUCH_FILE, Probe, is_named_locator, probe_pictures
+from fieldmark.data.sources.candidates import (
     check_all_or_no_parts,
     check_class_names,
     check_labels,
@@ -24,7 +25,6 @@ from fieldmark.data.candidates import (
     part_of_word,
     summary_of,
 )
-from fieldmark.data.pictures import NO_SUCH_FILE, Probe, is_named_locator, probe_pictures
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.files import write_text
 from fieldmark.progress import Progress, Silent

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from fieldmark.data.idx import load_idx
-from fieldmark.data.named import NAMED_SOURCES, load_named
+from fieldmark.data.sources.idx import load_idx
+from fieldmark.data.sources.named import NAMED_SOURCES, load_named
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.progress import Progress
 
@@ -101,7 +101,7 @@ def open_picture(path: str, channels: int, min_short_side_px: int | None = None)
     """
     assert channels in (1, 3), channels
     mode = "L" if channels == 1 else "RGB"
-    if (pixels := _from_bundle(path)) is not None:
+    if (pixels := read_bundled(path)) is not None:
         return Image.fromarray(pixels).convert(mode)
     with _opened(path) as picture:
         if min_short_side_px is not None and picture.format in ("JPEG", "MPO"):
@@ -123,7 +123,7 @@ def probe_picture(path: str) -> Probe:
     Raises:
         PictureError: as `open_picture`, but damage behind the header goes unseen.
     """
-    if (pixels := _from_bundle(path)) is not None:
+    if (pixels := read_bundled(path)) is not None:
         return Probe(pixels.shape[1], pixels.shape[0], is_grey=True)
     with _opened(path) as picture:
         width, height = picture.size
@@ -168,7 +168,7 @@ def _probe_or_error(path: str) -> Probe | PictureError:
         return error
 
 
-def _from_bundle(path: str) -> NDArray[np.uint8] | None:
+def read_bundled(path: str) -> NDArray[np.uint8] | None:
     """(h, w) pixels where `path` is a locator; None where it is a file, or may be one."""
     bundle, hash_sign, index = path.rpartition("#")
     if not (hash_sign and index.isdecimal()) or _is_file(path):

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Final
 
 from fieldmark.data.augment import crops_randomly
-from fieldmark.data.candidates import summary_of
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.pixels.store import PixelStore, build_store, fits_in_memory
 from fieldmark.data.preprocess import Pixels, load_exact, load_for_crops, measure_mean_std
-from fieldmark.data.store import PixelStore, build_store, fits_in_memory
+from fieldmark.data.sources.candidates import summary_of
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe

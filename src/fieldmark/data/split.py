@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from fieldmark.data.candidates import check_all_or_no_parts, counted, summary_of
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.sources.candidates import check_all_or_no_parts, counted, summary_of
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.types import Part, Sample
 

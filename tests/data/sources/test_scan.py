@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fieldmark.data.manifest import write_manifest
-from fieldmark.data.scan import scan
+from fieldmark.data.sources.scan import scan
 from fieldmark.errors import SourceError
 from fieldmark.types import Sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fieldmark.data.named import NAMED_SOURCES, load_named
+from fieldmark.data.sources.named import NAMED_SOURCES, load_named
 from fieldmark.errors import SourceError
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from fieldmark.data.candidates import (
+from fieldmark.data.manifest import SILENT, Manifest, build_manifest, read_manifest
+from fieldmark.data.sources.candidates import (
     PART_WORDS,
     check_all_or_no_parts,
     check_labels,
@@ -21,9 +22,8 @@ from fieldmark.data.candidates import (
     merge_duplicates,
     part_of_word,
 )
-from fieldmark.data.idx import find_idx_pairs, read_idx_folder
-from fieldmark.data.manifest import SILENT, Manifest, build_manifest, read_manifest
-from fieldmark.data.named import NAMED_SOURCES, load_named
+from fieldmark.data.sources.idx import find_idx_pairs, read_idx_folder
+from fieldmark.data.sources.named import NAMED_SOURCES, load_named
 from fieldmark.errors import SourceError, closest
 from fieldmark.progress import Progress
 from fieldmark.types import PARTS, LeftOut, Part, Sample

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fieldmark.data import idx
-from fieldmark.data.idx import find_idx_pairs, load_idx, read_idx_folder
+from fieldmark.data.sources import idx
+from fieldmark.data.sources.idx import find_idx_pairs, load_idx, read_idx_folder
 from fieldmark.errors import SourceError
 
 

@@ -14,16 +14,16 @@ import psutil
 import pytest
 from PIL import Image
 
-from fieldmark.data.prepare import whole_load
-from fieldmark.data.preprocess import Pixels, load_exact
-from fieldmark.data.scan import scan
-from fieldmark.data.store import (
+from fieldmark.data.pixels.store import (
     MEMORY_SHARE,
     PixelStore,
     build_store,
     estimate_bytes,
     fits_in_memory,
 )
+from fieldmark.data.prepare import whole_load
+from fieldmark.data.preprocess import Pixels, load_exact
+from fieldmark.data.sources.scan import scan
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.progress import Silent
 from fieldmark.types import LeftOut, Preprocess, Sample

@@ -1,0 +1,1 @@
+"""Decoded pictures, kept: in memory, on the device, on disk; each decoded once."""

@@ -20,6 +20,7 @@ from fieldmark.data.preprocess import (
     Pixels,
     denormalize,
     fit_to_input,
+    load_canvas,
     load_exact,
     load_for_crops,
     measure_mean_std,
@@ -169,9 +170,40 @@ def test_a_crop_from_the_store_is_close_to_one_from_the_file(tmp_path: Path) -> 
     assert np.abs(difference).mean() < 3.0
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "aspect"),
+    [(200, 150, 4 / 3), (150, 200, 3 / 4), (20, 20, 1.0), (30, 1200, 1 / MAX_ASPECT), (9, 6, 1.5)],
+)
+def test_a_canvas_is_the_whole_picture_in_a_square_and_knows_its_proportions(
+    tmp_path: Path, width: int, height: int, aspect: float
+) -> None:
+    picture = landscape(max(width, 8), max(height, 8)).crop((0, 0, width, height))
+    path = save(picture, tmp_path / "a.png")
+    canvas, shown = load_canvas(path, RGB)
+    side = round(STORE_MARGIN * RGB.size)
+    assert canvas.shape == (side, side, 3)
+    assert canvas.dtype == np.uint8
+    assert shown == aspect
+    # Of a long picture the middle, as everywhere: what random crops can be cut from.
+    left = (width - min(width, MAX_ASPECT * height)) / 2
+    top = (height - min(height, MAX_ASPECT * width)) / 2
+    box = (left, top, width - left, height - top)
+    expected = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    np.testing.assert_array_equal(canvas, np.asarray(expected))
+
+
+def test_a_squashed_canvas_is_cropped_as_the_square_it_is_trained_as(tmp_path: Path) -> None:
+    path = save(landscape(90, 30), tmp_path / "a.png")
+    canvas, aspect = load_canvas(path, replace(RGB, resize="squash"))
+    assert aspect == 1.0
+    expected = landscape(90, 30).resize(canvas.shape[:2], Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(canvas, np.asarray(expected))
+    assert load_canvas(path, replace(RGB, channels=1, mean=(0,), std=(1,)))[0].shape[2] == 1
+
+
 def test_a_bad_file_is_a_picture_error_either_way(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"")
-    for load in (load_exact, load_for_crops):
+    for load in (load_exact, load_for_crops, load_canvas):
         with pytest.raises(PictureError, match="empty"):
             load(str(tmp_path / "bad.jpg"), RGB)
 

@@ -68,14 +68,46 @@ def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
     if preprocess.resize == "squash":
         side = min(short_px, max(width, height))
         return _pixels(picture.resize((side, side), FILTERS[preprocess.interpolation]))
-    shown = (min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width))
-    left, top = (width - shown[0]) / 2, (height - shown[1]) / 2
-    shrink = min(1.0, short_px / min(shown))
-    target = (max(1, round(shown[0] * shrink)), max(1, round(shown[1] * shrink)))
+    box = _shown_box(width, height)
+    shown_w, shown_h = box[2] - box[0], box[3] - box[1]
+    shrink = min(1.0, short_px / min(shown_w, shown_h))
+    target = (max(1, round(shown_w * shrink)), max(1, round(shown_h * shrink)))
     if target == picture.size:
         return _pixels(picture)
-    box = (left, top, left + shown[0], top + shown[1])
     return _pixels(picture.resize(target, FILTERS[preprocess.interpolation], box=box))
+
+
+def load_canvas(path: str, preprocess: Preprocess) -> tuple[Pixels, float]:
+    """The whole picture squashed (or enlarged) to one square, for batched crops on a GPU.
+
+    Pictures of one shape can be cut and resized a batch at a time. The proportions are not lost:
+    a crop is drawn in the picture's own, and resized to the input from whatever part of the square
+    that is, so that nothing is stretched in the end.
+
+    Returns:
+        (side, side, c) uint8 with `side = round(STORE_MARGIN * size)`; and width / height of what
+        it shows: of the picture within `MAX_ASPECT`, or 1 with "squash", where crops are cut from
+        the square that the network is shown.
+
+    Raises:
+        PictureError: the file cannot be used.
+    """
+    side = round(preprocess.size * STORE_MARGIN)
+    picture = open_picture(path, preprocess.channels, round(side * DECODE_MARGIN))
+    width, height = picture.size
+    resample = FILTERS[preprocess.interpolation]
+    if preprocess.resize == "squash":
+        return _pixels(picture.resize((side, side), resample)), 1.0
+    box = _shown_box(width, height)
+    aspect = (box[2] - box[0]) / (box[3] - box[1])
+    return _pixels(picture.resize((side, side), resample, box=box)), aspect
+
+
+def _shown_box(width: int, height: int) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the middle of a picture that is no longer than `MAX_ASPECT`."""
+    shown_w, shown_h = min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width)
+    left, top = (width - shown_w) / 2, (height - shown_h) / 2
+    return left, top, left + shown_w, top + shown_h
 
 
 def fit_to_input(picture: Image.Image, preprocess: Preprocess) -> Image.Image:

@@ -206,15 +206,7 @@ def check_ranges(recipe: Recipe) -> None:
             valid="a sum below 1",
             fix="lower data.val_fraction or data.test_fraction",
         )
-    try:
-        re.compile(data.group_by)
-    except re.error as error:
-        raise RecipeError(
-            f"data.group_by is no regular expression: {error}",
-            given=data.group_by,
-            valid="Python's regular expressions; the first (group) is what counts, else all of it",
-            fix=r"for example '(film\d+)_' for film12_frame003.jpg",
-        ) from error
+    group_expression(data.group_by)
     if recipe.mode == "partial" and not training.freeze_through:
         raise RecipeError(
             "mode partial needs to know how far the network is frozen",
@@ -335,3 +327,16 @@ def assemble(
     recipe = base if isinstance(base, Recipe) else load_recipe(Path(base)) if base else Recipe()
     given = {WORDS[word]: value for word, value in words.items() if value is not None}
     return recipe.with_settings({**given, **settings})
+
+
+def group_expression(pattern: str) -> re.Pattern[str]:
+    """What `data.group_by` means; RecipeError if it is no regular expression."""
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RecipeError(
+            f"group_by is no regular expression: {error}",
+            given=pattern,
+            valid="Python's regular expressions; the first (group) is what counts, else all of it",
+            fix=r"for example '(film\d+)_' for film12_frame003.jpg",
+        ) from error

@@ -27,11 +27,14 @@ class Sample:
         path: a file, or a picture inside a bundle: `train-images-idx3-ubyte.gz#17`, `digits#17`.
         label: the class name; empty when unknown.
         part: train, val or test; empty before the split.
+        group: pictures of one group (a patient, a film, a set of near-duplicates) stay together
+            when parts are drawn; empty for a picture that stands alone.
     """
 
     path: str
     label: str
     part: Part | Literal[""] = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

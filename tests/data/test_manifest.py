@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from PIL import Image
 from fieldmark.data.manifest import Manifest, read_manifest, read_samples, write_manifest
 from fieldmark.data.sources.candidates import counted, merge_duplicates
 from fieldmark.errors import OutputError, SourceError
-from fieldmark.types import LeftOut, Sample
+from fieldmark.types import PARTS, LeftOut, Part, Sample
 
 
 def manifest_of(*samples: Sample, class_names: tuple[str, ...] = ("ants", "bees")) -> Manifest:
@@ -123,22 +124,23 @@ def test_round_trip(tmp_path: Path) -> None:
     pictures(tmp_path / "far", *ODD_NAMES)
     labels = ["ants", "猫, 狗", 'so "called"', "two\nlines", "ants", "猫, 狗"]
     parts = ["train", "train", "train", "train", "val", "test"]
+    groups = ["nest 1", "", 'a, "b"', "群", "nest 1", "line\nline"]
     samples = tuple(
-        Sample(str(tmp_path / "far" / name), label, part)  # type: ignore[arg-type]
-        for name, label, part in zip(ODD_NAMES, labels, parts, strict=True)
+        Sample(str(tmp_path / "far" / name), label, part, group)  # type: ignore[arg-type]
+        for name, label, part, group in zip(ODD_NAMES, labels, parts, groups, strict=True)
     )
     names = ("ants", 'so "called"', "two\nlines", "猫, 狗")
     manifest = Manifest(samples, names, (), (), all_grey=False, typical_side_px=10)
     path = tmp_path / "run" / "manifest.csv"
     write_manifest(manifest, path)
-    assert path.read_text(encoding="utf-8").startswith("path,label,split\n")
+    assert path.read_text(encoding="utf-8").startswith("path,label,split,group\n")
     assert read_manifest(path) == manifest
 
 
 def test_what_was_written_is_read_to_the_letter_without_looking_at_files(tmp_path: Path) -> None:
     """A folder's name may end in a space; the model knows the class so, and no other."""
     samples = (
-        Sample(str(tmp_path / "gone.png"), "ants ", "train"),
+        Sample(str(tmp_path / "gone.png"), "ants ", "train", " g"),
         Sample(str(tmp_path / " b.png"), "bees", "test"),
         Sample("digits#3", "bees", "test"),
     )
@@ -153,6 +155,36 @@ def test_what_was_written_is_read_to_the_letter_without_looking_at_files(tmp_pat
         path.write_text(text)
         with pytest.raises(SourceError, match=told):
             read_samples(path)
+
+
+def test_tables_written_before_there_were_groups_are_read(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png")
+    path = csv_of(tmp_path, "path,label,split\na.png,ants,train\nb.png,ants,val\n")
+    expected = (
+        Sample(str(tmp_path / "a.png"), "ants", "train"),
+        Sample(str(tmp_path / "b.png"), "ants", "val"),
+    )
+    assert read_samples(path) == expected
+    assert read_manifest(path).samples == expected
+
+
+def test_a_column_of_groups_in_any_place_and_without_parts(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png", "c.png")
+    path = csv_of(tmp_path, "Group,label,path\n nest 1 ,ants,a.png\n,bees,b.png\nn,ants,c.png\n")
+    manifest = read_manifest(path)
+    assert [sample.group for sample in manifest.samples] == ["nest 1", "", "n"]
+    assert not manifest.notes
+    with pytest.raises(SourceError, match="two columns 'group'"):
+        read_manifest(csv_of(tmp_path, "path,label,group,group\na.png,ants,1,2\n"))
+
+
+@given(st.lists(st.tuples(st.text("ab ,\"\n猫'", max_size=5), st.sampled_from(PARTS)), min_size=1))
+def test_groups_make_the_trip_to_a_file_and_back(rows: list[tuple[str, Part]]) -> None:
+    samples = [Sample(f"/d/{i}.png", "ants", part, g) for i, (g, part) in enumerate(rows)]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "m.csv"
+        write_manifest(manifest_of(*samples), path)
+        assert read_samples(path) == tuple(samples)
 
 
 def test_a_class_that_train_lacks(tmp_path: Path) -> None:
@@ -320,6 +352,18 @@ def test_one_picture_in_two_parts_would_be_a_leak(tmp_path: Path) -> None:
     assert {item.reason for item in manifest.left_out} == {
         "there 2 times with different parts: test, train"
     }
+
+
+def test_a_picture_in_two_groups_joins_them(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png", "c.png", "d.png", "e.png")
+    rows = "d.png,x,\na.png,x,g2\na.png,x,g1\nb.png,x,g2\nc.png,x,g1\nd.png,x,g3\ne.png,x,g3\n"
+    manifest = read_manifest(csv_of(tmp_path, "path,label,group\n" + rows))
+    groups = {Path(s.path).name: s.group for s in manifest.samples}
+    assert groups == {"a.png": "g1", "b.png": "g1", "c.png": "g1", "d.png": "g3", "e.png": "g3"}
+    assert manifest.notes == ("These groups share a picture, and are taken for one: g1, g2.",)
+    assert [item.reason for item in manifest.left_out] == [
+        f"there before: the same file as {tmp_path}/{name}" for name in ("a.png", "d.png")
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xy")), max_size=12))

@@ -31,7 +31,8 @@ from fieldmark.progress import Progress, Silent
 from fieldmark.types import LeftOut, Part, Sample
 
 SILENT: Final = Silent()
-_COLUMNS: Final = ("path", "label", "split")
+_COLUMNS: Final = ("path", "label", "split", "group")
+_WRITTEN_BEFORE: Final = _COLUMNS[:3]  # until there were groups
 _OTHER_WORDS: Final = {
     "path": ("file", "filename", "file_name", "filepath", "image", "image_path", "img"),
     "label": ("class", "class_name", "category", "target", "y", "species", "name"),
@@ -187,7 +188,7 @@ def build_manifest(
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Write `path,label,split` as UTF-8 with absolute paths; `read_manifest` gives it back.
+    """Write `path,label,split,group` as UTF-8 with absolute paths; `read_manifest` gives it back.
 
     Raises:
         OutputError: the file cannot be written.
@@ -196,15 +197,16 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for sample in manifest.samples:
-        named = is_named_locator(sample.path)
-        writer.writerow(
-            (sample.path if named else str(Path(sample.path).absolute()), sample.label, sample.part)
-        )
+        path_shown = sample.path
+        if not is_named_locator(sample.path):
+            path_shown = str(Path(sample.path).absolute())
+        writer.writerow((path_shown, sample.label, sample.part, sample.group))
     write_text(Path(path), text.getvalue())
 
 
 def read_manifest(path: str | Path, *, progress: Progress = SILENT) -> Manifest:
-    """Read a CSV with the columns `path,label[,split]`, in any order, and look at its pictures.
+    """Read a CSV with the columns `path,label[,split][,group]`, in any order, and look at its
+    pictures.
 
     Paths are relative to the CSV's folder. Rows that cannot be used are left out and named.
 
@@ -230,7 +232,8 @@ def read_manifest(path: str | Path, *, progress: Progress = SILENT) -> Manifest:
             left_out.append(LeftOut(name or path.name, f"line {line}: no {missing}"))
             continue
         word = row[where["split"]].strip() if "split" in where else ""
-        samples.append(_sample_of(name, label, word, base, f"{path}, line {line}"))
+        group = row[where["group"]].strip() if "group" in where else ""
+        samples.append(_sample_of(name, label, word, group, base, f"{path}, line {line}"))
     check_all_or_no_parts(samples, str(path))
     kept, duplicates, notes = merge_duplicates(samples)
     unused = [name for name in header if name not in _COLUMNS]
@@ -257,7 +260,7 @@ def read_samples(path: str | Path) -> tuple[Sample, ...]:
     base = path.absolute().parent
     header, rows = _read_rows(path)
     odd = [line for line, row in rows if len(row) != len(header)]
-    if tuple(header) != _COLUMNS or odd:
+    if tuple(header) not in (_COLUMNS, _WRITTEN_BEFORE) or odd:
         raise SourceError(
             f"line {odd[0]} has not as many values as the header" if odd else "a column is missing",
             given=path,
@@ -265,14 +268,14 @@ def read_samples(path: str | Path) -> tuple[Sample, ...]:
             fix="get the file anew",
         )
     return tuple(
-        _sample_of(name, label, word, base, f"{path}, line {line}")
-        for line, (name, label, word) in rows
+        _sample_of(name, label, word, "".join(group), base, f"{path}, line {line}")
+        for line, (name, label, word, *group) in rows
     )
 
 
-def _sample_of(name: str, label: str, word: str, base: Path, where: str) -> Sample:
+def _sample_of(name: str, label: str, word: str, group: str, base: Path, where: str) -> Sample:
     full = name if is_named_locator(name) else str(base / name)
-    return Sample(full, label, part_of_word(word, where))
+    return Sample(full, label, part_of_word(word, where), group)
 
 
 def _build_from_rows(
@@ -320,14 +323,14 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise SourceError(
             "this is not a CSV in UTF-8",
             given=f"{path}: {error}",
-            valid="a text table with the header path,label or path,label,split",
+            valid="a text table with the header path,label[,split][,group]",
             fix="save it again as 'CSV UTF-8'",
         ) from error
     if not rows:
         raise SourceError(
             "the CSV is empty",
             given=path,
-            valid="the header path,label[,split], then a row for each picture",
+            valid="the header path,label[,split][,group], then a row for each picture",
             fix="write one row for each picture",
         )
     header = [name.strip().lower() for name in rows[0][1]]
@@ -358,6 +361,6 @@ def _check_header(header: list[str], path: Path) -> None:
     raise SourceError(
         f"the CSV has {problem}",
         given=f"{path}: the columns are {', '.join(map(repr, header))}",
-        valid="path,label or path,label,split, in any order",
+        valid="path,label, and if you like split and group, in any order",
         fix=fix,
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+from fieldmark.data.groups import merge
 from fieldmark.data.pictures import is_named_locator
 from fieldmark.errors import SourceError, closest
 from fieldmark.types import LeftOut, Part, Sample
@@ -129,12 +130,14 @@ def merge_duplicates(samples: Sequence[Sample]) -> tuple[list[Sample], list[Left
     """One sample a file: (kept, left out, notes).
 
     A file listed again in the same way, or reached again by a link, is left out; with different
-    labels or parts, nothing says which is right, and all are left out.
+    labels or parts, nothing says which is right, and all are left out. With different groups it is
+    in both, which are then one.
     """
     by_file: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
         by_file[file_key(sample.path)].append(i)
     reasons: dict[int, str] = {}
+    joined: list[list[int]] = []
     num_conflicts = 0
     for rows in by_file.values():
         labels = sorted({samples[i].label for i in rows})
@@ -148,12 +151,20 @@ def merge_duplicates(samples: Sequence[Sample]) -> tuple[list[Sample], list[Left
         else:
             first = samples[rows[0]].path
             reasons |= dict.fromkeys(rows[1:], f"there before: the same file as {first}")
+            if len({samples[i].group for i in rows}) > 1:
+                joined.append(rows)
     notes = []
     if num_conflicts:
         notes.append(
             f"{counted(num_conflicts, 'picture')} there several times, with different labels or "
             "parts: left out, for nothing says which is right."
         )
+    if joined:
+        joint = {", ".join(sorted({samples[i].group for i in rows} - {""})) for rows in joined}
+        for names in sorted(joint):
+            if ", " in names:
+                notes.append(f"These groups share a picture, and are taken for one: {names}.")
+        samples = merge(samples, joined)
     kept = [sample for i, sample in enumerate(samples) if i not in reasons]
     return kept, [LeftOut(samples[i].path, reasons[i]) for i in sorted(reasons)], notes
 

@@ -152,7 +152,7 @@ def train(
     run = new_run(out, name, default_name=run_name(recipe))
 
     # Pixels, decoded once. Until that has gone well the directory stays empty, free for a retry.
-    data = prepare_data(manifest, recipe, progress)
+    data = prepare_data(manifest, recipe, runtime, progress)
     write_text(run.recipe, to_toml(recipe))
     write_manifest(data.manifest, run.manifest)
     write_json(run.class_indices, dict(enumerate(data.manifest.class_names)))
@@ -293,7 +293,7 @@ def evaluate(
     # Resolved: "." and ".." name no folder, and would lead out of evaluations/.
     name = "test" if source is None else Path(source_words(source) or "").resolve().stem
     target = new_evaluation(run_directory, out, default_name=name)
-    store = decode_exactly(manifest, predictor.info.preprocess, progress)
+    store = decode_exactly(manifest, predictor.info.preprocess, predictor.runtime, progress)
     manifest = manifest.without(store.left_out)
     say_left_out(manifest.left_out, progress, run=target)
     evaluated = evaluate_store(

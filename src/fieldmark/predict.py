@@ -6,7 +6,6 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Final, overload
@@ -15,8 +14,8 @@ from torch import nn
 
 from fieldmark.checkpoint import ModelInfo, load_model
 from fieldmark.data.loader import EvalLoader
-from fieldmark.data.pixels.store import build_store
-from fieldmark.data.preprocess import load_exact
+from fieldmark.data.pixels.build import build_store
+from fieldmark.data.pixels.form import Form
 from fieldmark.data.sources.scan import NOT_UTF8, find_files_below, is_text, shown
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.evaluation.metrics import softmax
@@ -106,8 +105,7 @@ class Predictor:
     def _predict_paths(self, paths: Sequence[str], batch_size: int) -> dict[str, Prediction]:
         store = build_store(
             [Sample(path, label="") for path in paths],
-            partial(load_exact, preprocess=self.info.preprocess),
-            keep=True,
+            Form("exact", self.info.preprocess),
             strict=False,
             title="decoding",
             progress=Silent(),

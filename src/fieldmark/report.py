@@ -13,8 +13,9 @@ import torch
 
 from fieldmark.data.loader import TrainLoader
 from fieldmark.data.manifest import Manifest
-from fieldmark.data.pixels.store import build_store
-from fieldmark.data.prepare import draft_preprocess, labels_of, training_load, whole_load
+from fieldmark.data.pixels.build import build_store
+from fieldmark.data.pixels.form import Form
+from fieldmark.data.prepare import draft_preprocess, labels_of, training_form
 from fieldmark.data.preprocess import Pixels, denormalize
 from fieldmark.errors import SourceError
 from fieldmark.evaluation.tables import confusion_csv, csv_text, predictions_csv
@@ -120,10 +121,10 @@ def write_source_sheet(
     """
     preprocess = draft_preprocess(recipe)
     chosen = draw_indices(len(manifest.samples), num, recipe.seed)
+    cpu = torch.device("cpu")
     store = build_store(
         [manifest.samples[index] for index in chosen],
-        training_load(recipe, preprocess) if augmented else whole_load(preprocess),
-        keep=True,
+        training_form(recipe.augment, preprocess, cpu) if augmented else Form("crops", preprocess),
         strict=False,
         title="decoding",
         progress=Silent(),
@@ -141,7 +142,7 @@ def write_source_sheet(
             labels,
             preprocess,
             recipe.augment,
-            Runtime(torch.device("cpu")),
+            Runtime(cpu),
             batch_size=num,
             seed=recipe.seed,
         )

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
+import torch
+
 from fieldmark.data.augment import crops_randomly
+from fieldmark.data.contents import content_keys
 from fieldmark.data.manifest import Manifest
-from fieldmark.data.pixels.store import PixelStore, build_store, fits_in_memory
-from fieldmark.data.preprocess import Pixels, load_exact, load_for_crops, measure_mean_std
+from fieldmark.data.pixels.build import build_store
+from fieldmark.data.pixels.form import Form
+from fieldmark.data.pixels.plan import Plan, plan_pixels
+from fieldmark.data.pixels.store import PixelStore
+from fieldmark.data.preprocess import measure_mean_std
 from fieldmark.data.sources.candidates import summary_of
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.progress import Progress
-from fieldmark.recipe import Recipe
-from fieldmark.types import Part, Preprocess
+from fieldmark.recipe import AugmentRecipe, Recipe
+from fieldmark.runtime import Runtime
+from fieldmark.types import Part, Preprocess, Sample
 
 # Pictures that mean and std are measured on; more would not move the fourth digit by much.
 NUM_MEASURED: Final = 1000
@@ -43,7 +49,9 @@ class PreparedData:
         return labels_of(store, self.manifest.class_names)
 
 
-def prepare_data(manifest: Manifest, recipe: Recipe, progress: Progress) -> PreparedData:
+def prepare_data(
+    manifest: Manifest, recipe: Recipe, runtime: Runtime, progress: Progress
+) -> PreparedData:
     """Decode every picture once and measure what the recipe leaves to measuring.
 
     Args:
@@ -53,44 +61,75 @@ def prepare_data(manifest: Manifest, recipe: Recipe, progress: Progress) -> Prep
     Raises:
         SourceError: a class or a part has no readable picture left, or one cannot be read and
             the recipe is strict.
-        RecipeError: mean or std do not match the channels.
+        RecipeError: mean or std do not match the channels, or there is no room where the pictures
+            are to be kept.
     """
     draft = draft_preprocess(recipe)
-    keep = recipe.data.cache == "ram" or (
-        recipe.data.cache == "auto"
-        and fits_in_memory(len(manifest.samples), draft, manifest.typical_side_px)
+    forms: dict[Part, Form] = {
+        "train": training_form(recipe.augment, draft, runtime.device),
+        "val": Form("exact", draft),
+        "test": Form("exact", draft),
+    }
+    num_bytes = sum(
+        form.estimate_bytes([sample.path for sample in manifest.of_part(part)])
+        for part, form in forms.items()
     )
-    if not keep and recipe.data.cache == "auto":
-        progress.say("pictures are decoded again each epoch: they would not fit into memory")
+    plan = plan_pixels(recipe.data.cache, num_bytes, runtime.device)
+    progress.say(plan.reason)
+    contents = _contents(manifest.samples, plan, progress)
 
-    def store(part: Part, load: Callable[[str], Pixels]) -> PixelStore:
-        title = f"decoding {part}"
+    def store(part: Part) -> PixelStore:
         samples = manifest.of_part(part)
         return build_store(
-            samples, load, keep=keep, strict=recipe.data.strict, title=title, progress=progress
+            samples,
+            forms[part],
+            keep=plan.keep,
+            cache=plan.cache,
+            contents=[contents.get(sample.path) for sample in samples],
+            device=runtime.device,
+            strict=recipe.data.strict,
+            title=f"decoding {part}",
+            progress=progress,
         )
 
-    exact_load = partial(load_exact, preprocess=draft)
-    train = store("train", training_load(recipe, draft))
-    val = store("val", exact_load)
-    test = store("test", exact_load)
+    train, val, test = store("train"), store("val"), store("test")
     readable = manifest.without([*train.left_out, *val.left_out, *test.left_out])
     check_train_has_all_classes(manifest, train)
     return PreparedData(readable, _measured(draft, recipe, train), train, val, test)
 
 
 def decode_exactly(
-    manifest: Manifest, preprocess: Preprocess, progress: Progress, *, strict: bool = False
+    manifest: Manifest,
+    preprocess: Preprocess,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    strict: bool = False,
 ) -> PixelStore:
     """All samples of a manifest as a trained model sees them; the unreadable ones left out."""
+    form = Form("exact", preprocess)
+    paths = [sample.path for sample in manifest.samples]
+    plan = plan_pixels("auto", form.estimate_bytes(paths), runtime.device)
+    contents = _contents(manifest.samples, plan, progress)
     return build_store(
         manifest.samples,
-        partial(load_exact, preprocess=preprocess),
-        keep=fits_in_memory(len(manifest.samples), preprocess, preprocess.size),
+        form,
+        keep=plan.keep,
+        cache=plan.cache,
+        contents=[contents.get(path) for path in paths],
+        device=runtime.device,
         strict=strict,
         title="decoding",
         progress=progress,
     )
+
+
+def _contents(samples: Sequence[Sample], plan: Plan, progress: Progress) -> dict[str, str | None]:
+    """The key of each picture's content by path, where decoded pictures are kept."""
+    if plan.cache is None:
+        return {}
+    paths = [sample.path for sample in samples]
+    return dict(zip(paths, content_keys(paths, progress), strict=True))
 
 
 def labels_of(store: PixelStore, class_names: Sequence[str]) -> list[int]:
@@ -99,16 +138,12 @@ def labels_of(store: PixelStore, class_names: Sequence[str]) -> list[int]:
     return [number[sample.label] for sample in store.samples]
 
 
-def training_load(recipe: Recipe, preprocess: Preprocess) -> Callable[[str], Pixels]:
-    """How training pictures are decoded: for random crops, or exactly when there are none."""
-    if crops_randomly(recipe.augment):
-        return whole_load(preprocess)
-    return partial(load_exact, preprocess=preprocess)
-
-
-def whole_load(preprocess: Preprocess) -> Callable[[str], Pixels]:
-    """Decodes whole pictures, a little larger than the input."""
-    return partial(load_for_crops, preprocess=preprocess)
+def training_form(augment: AugmentRecipe, preprocess: Preprocess, device: torch.device) -> Form:
+    """How training pictures are stored: for random crops where the device cuts them best, or
+    exactly when there are none."""
+    if not crops_randomly(augment):
+        return Form("exact", preprocess)
+    return Form("crops" if device.type == "cpu" else "canvas", preprocess)
 
 
 def check_train_has_all_classes(manifest: Manifest, train: PixelStore) -> None:

@@ -1,0 +1,245 @@
+"""How a pixel store comes about: what earlier runs decoded is found, the rest decoded in parallel
+and added to the pixel cache, and all of it put where this run wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fieldmark.data.pixels.cache import PixelCache
+from fieldmark.data.pixels.form import Decoded, Form
+from fieldmark.data.pixels.holders import (
+    Holder,
+    InMemory,
+    OnDevice,
+    OnDisk,
+    Streamed,
+    in_parallel,
+)
+from fieldmark.data.pixels.packs import PackReader, PackWriter, Place
+from fieldmark.data.pixels.store import PixelStore
+from fieldmark.data.preprocess import Pixels
+from fieldmark.errors import OutputError, PictureError, SourceError
+from fieldmark.progress import Progress
+from fieldmark.types import LeftOut, Sample
+
+Keep = Literal["ram", "gpu", "disk", "none"]
+
+
+def build_store(
+    samples: Sequence[Sample],
+    form: Form,
+    *,
+    keep: Keep = "ram",
+    cache: PixelCache | None = None,
+    contents: Sequence[str | None] | None = None,
+    device: torch.device | None = None,
+    strict: bool,
+    title: str,
+    progress: Progress,
+) -> PixelStore:
+    """Decode every picture once, unless an earlier run has.
+
+    With "none", too, every picture is decoded here: that finds those that cannot be read.
+
+    Args:
+        keep: where the pictures are during the run. "disk" needs a cache, "gpu" a device and a
+            uniform form.
+        cache: where pictures of earlier runs are and new ones go; None keeps nothing beyond this
+            run.
+        contents: `content_keys` of the samples, where there is a cache.
+        strict: the first picture that cannot be read raises instead of being left out.
+
+    Raises:
+        SourceError: `strict`, and a picture cannot be read.
+        OutputError: "disk", and the cache cannot be written.
+    """
+    if cache is None or contents is None:
+        contents = [None] * len(samples)
+    gathered = _Gathered(len(samples), form, keep, device)
+
+    def decode(index: int) -> Decoded | PictureError:
+        try:
+            return form.decode(samples[index].path)
+        except PictureError as error:
+            return error
+
+    with (
+        progress.task(title, total=len(samples)) as task,
+        _found(cache, form, contents, progress) as places,
+    ):
+        # What is there already.
+        known = [index for index, content in enumerate(contents) if content in places]
+        here = [places[str(contents[index])] for index in known]
+        for index, place, pixels in zip(known, here, gathered.fetch(here), strict=True):
+            if pixels is not None:
+                gathered.add(index, Decoded(pixels, place.aspect))
+                task.advance()
+
+        # What is not, and what has gone since it was found.
+        todo = [index for index in range(len(samples)) if index not in gathered.aspects]
+        with _writing(cache, form, [samples[index].path for index in todo], keep) as write:
+            for index, result in zip(todo, in_parallel(decode, todo), strict=True):
+                if not isinstance(result, PictureError):
+                    gathered.add(index, result)
+                    write(contents[index], result)
+                elif strict:
+                    raise unreadable(samples[index].path, result)
+                else:
+                    gathered.left_out[index] = LeftOut(samples[index].path, result.problem)
+                task.advance()
+    return gathered.store(samples, cache, contents)
+
+
+class _Gathered:
+    """Pictures by their position among all samples, as they arrive."""
+
+    def __init__(self, num: int, form: Form, keep: Keep, device: torch.device | None) -> None:
+        self.form, self.keep = form, keep
+        self.aspects: dict[int, float] = {}
+        self.left_out: dict[int, LeftOut] = {}
+        self.pixels: dict[int, Pixels] = {}
+        self.images_rhwc = torch.empty(0, dtype=torch.uint8)
+        if keep == "gpu":
+            side, channels = form.side_px, form.preprocess.channels
+            shape = (num, side, side, channels)
+            self.images_rhwc = torch.empty(shape, dtype=torch.uint8, device=device)
+
+    def fetch(self, places: Sequence[Place]) -> Iterator[Pixels | None]:
+        """Pixels that lie in packs; None for what is gone. Not read where nobody will hold them."""
+        if self.keep in ("ram", "gpu"):
+            return in_parallel(PackReader().read, places)
+        nothing = np.empty((0, 0, 0), np.uint8)
+        return (nothing for _ in places)
+
+    def add(self, index: int, picture: Decoded) -> None:
+        self.aspects[index] = picture.aspect
+        if self.keep == "ram":
+            self.pixels[index] = picture.pixels
+        elif self.keep == "gpu":
+            self.images_rhwc[index] = torch.from_numpy(picture.pixels)
+
+    def store(
+        self,
+        samples: Sequence[Sample],
+        cache: PixelCache | None,
+        contents: Sequence[str | None],
+    ) -> PixelStore:
+        good = sorted(self.aspects)
+        kept = tuple(samples[index] for index in good)
+        return PixelStore(
+            kept,
+            tuple(self.left_out[index] for index in sorted(self.left_out)),
+            self.form,
+            self._holder(good, kept, cache, contents),
+            np.array([self.aspects[index] for index in good], np.float64),
+        )
+
+    def _holder(
+        self,
+        good: Sequence[int],
+        kept: Sequence[Sample],
+        cache: PixelCache | None,
+        contents: Sequence[str | None],
+    ) -> Holder:
+        def decode_again(position: int) -> Pixels:
+            try:
+                return self.form.decode(kept[position].path).pixels
+            except PictureError as error:
+                # Passing over it would train and judge on other pictures than the run says.
+                raise SourceError(
+                    f"a picture that was there can no longer be read: {error.problem}",
+                    given=kept[position].path,
+                    fix="bring it back, and leave the pictures in place until all is done; or "
+                    "start again with those that are left",
+                ) from error
+
+        if self.keep == "ram":
+            return InMemory(self.pixels[index] for index in good)
+        if self.keep == "gpu":
+            return OnDevice(self.images_rhwc, good)
+        if self.keep == "none":
+            return Streamed(decode_again)
+        assert cache is not None
+        wanted = [contents[index] or "" for index in good]
+        places = cache.find(self.form, wanted)
+        return OnDisk((places.get(content) for content in wanted), decode_again)
+
+
+@contextmanager
+def _found(
+    cache: PixelCache | None, form: Form, contents: Sequence[str | None], progress: Progress
+) -> Iterator[dict[str, Place]]:
+    """What the cache has of these pictures; the rest is ours to decode until the block ends."""
+    if cache is None:
+        yield {}
+        return
+    places = cache.find(form, filter(None, contents))
+    missing = {content for content in contents if content and content not in places}
+    if not missing:
+        yield places
+        return
+    with cache.decoding(form, missing, progress):
+        # Where it was waited for, another process has just decoded them.
+        yield places | cache.find(form, missing)
+
+
+class _Write:
+    """Adds pictures to the cache until it cannot be written; what is there twice goes in once."""
+
+    def __init__(self, writer: PackWriter | None, *, needed: bool) -> None:
+        self.writer, self.needed = writer, needed
+        self._written: set[str] = set()
+
+    def __call__(self, content: str | None, picture: Decoded) -> None:
+        if self.writer is not None and content is not None and content not in self._written:
+            self._written.add(content)
+            with self._giving_up(self.writer):
+                self.writer.add(content, picture)
+
+    def seal(self) -> None:
+        if self.writer is not None:
+            with self._giving_up(self.writer):
+                self.writer.seal()
+
+    @contextmanager
+    def _giving_up(self, writer: PackWriter) -> Iterator[None]:
+        try:
+            yield
+        except OutputError:
+            writer.discard()
+            self.writer = None
+            if self.needed:
+                raise
+            # Else the pixels are held elsewhere, and the next run decodes them again.
+
+
+@contextmanager
+def _writing(
+    cache: PixelCache | None, form: Form, paths: Sequence[str], keep: Keep
+) -> Iterator[_Write]:
+    """Whatever ends the block, what was written until then is found by the next run."""
+    writer = None
+    if cache is not None and paths and cache.make_room(form.estimate_bytes(paths)):
+        writer = PackWriter(cache.folder(form), len(paths))
+    write = _Write(writer, needed=keep == "disk")
+    try:
+        yield write
+    except BaseException:
+        with suppress(OutputError):
+            write.seal()
+        raise
+    write.seal()
+
+
+def unreadable(path: str, error: PictureError) -> SourceError:
+    """What `strict` raises for a picture that cannot be read."""
+    return SourceError(
+        f"a picture cannot be read: {error.problem}",
+        given=path,
+        fix="mend or remove that file, or drop --strict to leave such pictures out",
+    )

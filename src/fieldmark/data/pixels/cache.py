@@ -1,0 +1,240 @@
+"""The pixel cache: decoded pictures on disk, for every later run. A folder for each form.
+
+    <cache directory>/pixels/
+        limit                           how large all of it may get, in bytes
+        crops-224px-0123456789abcdef/   a form: `Form.name`
+            form.json                   what the name stands for
+            pack-*.safetensors          see `packs`
+            *.lock                      held while a process decodes
+
+Nothing in it is needed: what is missing is decoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import filelock
+
+from fieldmark.data.pixels.form import Form
+from fieldmark.data.pixels.packs import SUFFIX, UNSEALED, Place, read_index
+from fieldmark.download import cache_directory
+from fieldmark.errors import OutputError
+from fieldmark.files import cannot_write, write_text
+from fieldmark.progress import Progress
+
+DEFAULT_LIMIT: Final = 20 * 10**9
+KEEP_FREE: Final = 0.05  # of the disk: a full one stops other programs
+
+_FORM_NAME: Final = "form.json"
+_LIMIT_NAME: Final = "limit"
+_STALE_SECONDS: Final = 24 * 3600  # nobody writes one pack for so long
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the cache has of one form.
+
+    Attributes:
+        folder: where.
+        about: the words of `Form.describe`; empty where they cannot be read.
+        num_bytes: on disk.
+        used: when a run last used it, seconds since 1970.
+    """
+
+    folder: Path
+    about: dict[str, object]
+    num_bytes: int
+    used: float
+
+
+class PixelCache:
+    """All forms. Everything of it is safe beside other processes.
+
+    Args:
+        root: None takes the user's cache directory.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or cache_directory("pixels")
+
+    def folder(self, form: Form) -> Path:
+        """Where packs of `form` lie, or will lie."""
+        return self.root / form.name
+
+    def find(self, form: Form, contents: Iterable[str]) -> dict[str, Place]:
+        """Where those of the pictures are that are here; marks their packs as used now."""
+        wanted = set(contents)
+        found: dict[str, Place] = {}
+        for pack in sorted(self.folder(form).glob(f"*{SUFFIX}")):
+            of_pack = {
+                content: place
+                for content, place in read_index(pack)
+                if content in wanted and content not in found
+            }
+            if of_pack:
+                found |= of_pack
+                with suppress(OSError):
+                    os.utime(pack)
+        return found
+
+    @contextmanager
+    def decoding(self, form: Form, contents: Iterable[str], progress: Progress) -> Iterator[None]:
+        """Around decoding these pictures: where another process decodes the very same, wait for
+        it. A process that dies lets go of its place; where nothing can be locked, nobody waits.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        folder = self.folder(form)
+        digest = hashlib.sha256("".join(sorted(contents)).encode()).hexdigest()[:16]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / _FORM_NAME).is_file():
+                write_text(folder / _FORM_NAME, json.dumps(form.describe(), indent=2) + "\n")
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        _sweep(folder)
+        lock = filelock.FileLock(folder / f"{digest}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            progress.say("another Fieldmark is decoding these pictures; waiting for it")
+            lock.acquire()
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks: both decode, and either result will do
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether so much can be added, if need be by removing what was not used for longest."""
+        return num_bytes <= min(self.limit, self._free_bytes() + self.num_bytes)
+
+    def make_room(self, num_bytes: int) -> bool:
+        """Remove packs, those first that were not used for longest, until `num_bytes` can be added.
+
+        Returns:
+            False where there is not enough to remove; then nothing is removed.
+        """
+        packs = sorted((_used(path), path, _size(path)) for path in self._packs())
+        excess = max(
+            sum(size for _, _, size in packs) + num_bytes - self.limit,
+            num_bytes - self._free_bytes(),
+        )
+        going = []
+        for _, pack, size in packs:
+            if excess <= 0:
+                break
+            going.append(pack)
+            excess -= size
+        if excess > 0:
+            return False
+        for pack in going:
+            with suppress(OSError):  # another process has removed it, or (Windows) reads it
+                pack.unlink()
+        return True
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all packs."""
+        return sum(map(_size, self._packs()))
+
+    def list_kept(self) -> list[Kept]:
+        """What there is, by form; the one used last comes first."""
+        kept = []
+        for folder in sorted({pack.parent for pack in self._packs()}):
+            packs = list(folder.glob(f"*{SUFFIX}"))
+            used = max(map(_used, packs), default=0.0)
+            kept.append(Kept(folder, _about(folder), sum(map(_size, packs)), used))
+        return sorted(kept, key=lambda item: -item.used)
+
+    def clear(self) -> int:
+        """Remove all decoded pictures; returns the bytes that were freed. The limit stays.
+
+        Raises:
+            OutputError: something cannot be removed.
+        """
+        freed = self.num_bytes
+        try:
+            for folder in self.root.glob("*/"):
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise cannot_write(self.root, error) from error
+        return freed - self.num_bytes
+
+    @property
+    def limit(self) -> int:
+        """Bytes that all of it may take."""
+        try:
+            return int((self.root / _LIMIT_NAME).read_text())
+        except (OSError, ValueError):
+            return DEFAULT_LIMIT
+
+    def set_limit(self, num_bytes: int) -> None:
+        """Bound the cache, and make it keep the bound at once.
+
+        Raises:
+            OutputError: the cache directory cannot be written, or a pack cannot be removed.
+        """
+        write_text(self.root / _LIMIT_NAME, f"{num_bytes}\n")
+        if self.num_bytes > num_bytes and not self.make_room(0):
+            raise OutputError(
+                "the cache cannot be made smaller",
+                given=self.root,
+                fix="check its permissions, or end the trainings that are reading it",
+            )
+
+    def _packs(self) -> list[Path]:
+        return list(self.root.glob(f"*/*{SUFFIX}"))
+
+    def _free_bytes(self) -> int:
+        """Of the disk, without what must stay free."""
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        try:
+            disk = shutil.disk_usage(folder)
+        except OSError:
+            return 0
+        return max(0, disk.free - round(KEEP_FREE * disk.total))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what crashes and finished processes have left."""
+    for path in (*folder.glob(f"*{UNSEALED}"), *folder.glob("*.lock")):
+        if time.time() - _used(path) > _STALE_SECONDS:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _about(folder: Path) -> dict[str, object]:
+    try:
+        about = json.loads((folder / _FORM_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

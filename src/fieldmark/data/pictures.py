@@ -84,6 +84,26 @@ class Probe:
     is_grey: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file is, whatever is made of it.
+
+    Attributes:
+        format: as Pillow calls it (JPEG, PNG ...); "" for a picture inside a bundle.
+        mode: of the pixels as stored, as Pillow calls it (RGB, L, P, CMYK, I;16 ...).
+        bits: a channel; 8 or 16, where 16 stands for more than 8.
+        has_alpha: parts are transparent, or could be.
+        width, height: as displayed, px.
+    """
+
+    format: str
+    mode: str
+    bits: int
+    has_alpha: bool
+    width: int
+    height: int
+
+
 def open_picture(path: str, channels: int, min_short_side_px: int | None = None) -> Image.Image:
     """The picture as people see it, 8 bits a channel, in mode "L" (1 channel) or "RGB" (3).
 
@@ -99,11 +119,21 @@ def open_picture(path: str, channels: int, min_short_side_px: int | None = None)
     Raises:
         PictureError: it cannot be used; `problem` is the reason.
     """
+    return open_with_header(path, channels, min_short_side_px)[0]
+
+
+def open_with_header(
+    path: str, channels: int, min_short_side_px: int | None = None
+) -> tuple[Image.Image, Header]:
+    """`open_picture`, and what the file was: one opening for both."""
     assert channels in (1, 3), channels
     mode = "L" if channels == 1 else "RGB"
     if (pixels := read_bundled(path)) is not None:
-        return Image.fromarray(pixels).convert(mode)
+        height, width = pixels.shape
+        header = Header("", "L", bits=8, has_alpha=False, width=width, height=height)
+        return Image.fromarray(pixels).convert(mode), header
     with _opened(path) as picture:
+        stored, is_wide = picture.size, _is_wide(picture)
         if min_short_side_px is not None and picture.format in ("JPEG", "MPO"):
             # A square request, so it does not matter whether EXIF swaps the axes.
             picture.draft(None, (max(1, min_short_side_px),) * 2)
@@ -113,8 +143,18 @@ def open_picture(path: str, channels: int, min_short_side_px: int | None = None)
         result = _to_mode(picture, mode)
         if orientation in _UPRIGHT:
             result = result.transpose(_UPRIGHT[orientation])
+        # Whether `size` is that of a turned picture depends on Pillow's version; the result knows.
+        same_way = (result.width >= result.height) == (stored[0] >= stored[1])
+        header = Header(
+            picture.format or "",
+            picture.mode,
+            bits=16 if is_wide else 8,
+            has_alpha=picture.has_transparency_data,
+            width=stored[0] if same_way else stored[1],
+            height=stored[1] if same_way else stored[0],
+        )
     result.info = {}  # or the next reader of the orientation would turn it again
-    return result
+    return result, header
 
 
 def probe_picture(path: str) -> Probe:
@@ -272,6 +312,12 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:
         return 1  # the pixels may well be sound
     return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _is_wide(picture: Image.Image) -> bool:
+    """More than 8 bits a channel. Pillow gives 16-bit colour as 8, and tells in how it unpacks."""
+    tiles = getattr(picture, "tile", ())
+    return picture.mode.startswith("I") or any(";16" in str(tile[3]) for tile in tiles)
 
 
 def _is_grey(mode: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 from torch import nn
 
 from fieldmark.data.loader import Batch, EvalLoader
-from fieldmark.data.pixels.store import build_store
+from fieldmark.data.pixels.build import build_store
+from fieldmark.data.pixels.form import Form
 from fieldmark.data.preprocess import load_exact
 from fieldmark.inference import run_inference
 from fieldmark.models.registry import create_model
@@ -110,8 +110,8 @@ def test_files_come_out_as_the_network_says_of_them_one_by_one(
     paths = sorted(map(str, folder.glob("*/*.png")))
     store = build_store(
         [Sample(path, "") for path in paths],
-        partial(load_exact, preprocess=PREPROCESS),
-        keep=False,
+        Form("exact", PREPROCESS),
+        keep="none",
         strict=True,
         title="",
         progress=Silent(),

@@ -13,7 +13,6 @@ from PIL import Image
 
 from fieldmark.auto import Facts, settle
 from fieldmark.data.manifest import Manifest
-from fieldmark.data.pixels.store import MEMORY_SHARE
 from fieldmark.data.prepare import PreparedData, decode_exactly, draft_preprocess, prepare_data
 from fieldmark.data.preprocess import load_exact
 from fieldmark.data.sources.scan import scan
@@ -21,8 +20,10 @@ from fieldmark.data.split import split
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
+from fieldmark.runtime import open_runtime
 
 MakePictures = Callable[..., Path]
+CPU = open_runtime("cpu")
 FACTS = Facts(all_grey=False, typical_side_px=20, min_size_px=1, has_norm=True)
 
 
@@ -48,7 +49,7 @@ def manifest(tmp_path: Path, make_pictures: MakePictures) -> Manifest:
 
 
 def prepare(manifest: Manifest, **words: Any) -> PreparedData:
-    return prepare_data(manifest, settled(**words), Silent())
+    return prepare_data(manifest, settled(**words), CPU, Silent())
 
 
 def damage(manifest: Manifest, part: Any, label: str, number: int | None = None) -> list[str]:
@@ -197,39 +198,15 @@ def test_the_preprocess_is_what_the_recipe_says() -> None:
         assert getattr(preprocess, word) == value
 
 
-# Memory ------------------------------------------------------------------------------------------
-
-
-def test_pictures_are_kept_where_they_fit(
-    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kept(cache: str, free_bytes: float) -> tuple[bool, list[str]]:
-        class Memory:
-            available = free_bytes
-
-        monkeypatch.setattr("psutil.virtual_memory", Memory)
-        progress = Lines()
-        data = prepare_data(manifest, settled(**{"data.cache": cache}), progress)
-        return data.train.kept is not None, progress.said
-
-    needed = 40 * 20 * 20 * 3 * 2 / MEMORY_SHARE
-    assert kept("auto", needed) == (True, [])
-    assert kept("ram", 0) == (True, [])
-    assert kept("none", 1e12) == (False, [])
-    is_kept, said = kept("auto", needed - 2)
-    assert not is_kept
-    assert any("would not fit into memory" in line for line in said)
-
-
 # Evaluation --------------------------------------------------------------------------------------
 
 
 def test_decode_exactly_takes_all_and_leaves_out_the_bad(manifest: Manifest) -> None:
     preprocess = prepare(manifest).preprocess
     lost = damage(manifest, "val", "dog", 1)
-    store = decode_exactly(manifest, preprocess, Silent())
+    store = decode_exactly(manifest, preprocess, CPU, Silent())
     assert len(store) == 39
     assert [item.path for item in store.left_out] == lost
     assert store.get(0).shape == (16, 16, 3)
     with pytest.raises(SourceError, match="cannot be read"):
-        decode_exactly(manifest, preprocess, Silent(), strict=True)
+        decode_exactly(manifest, preprocess, CPU, Silent(), strict=True)

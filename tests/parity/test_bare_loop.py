@@ -156,7 +156,7 @@ def fitted_losses(
     seed_everything(recipe.seed)
     model = build_network(recipe, None, manifest.class_names, Silent())
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    data = prepare_data(manifest, recipe, Silent())
+    data = prepare_data(manifest, recipe, runtime, Silent())
     train, val = make_loaders(data, recipe, runtime)
     losses: list[float] = []
 

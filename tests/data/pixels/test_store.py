@@ -5,31 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-from PIL import Image
 
-from fieldmark.data.pixels.store import (
-    MEMORY_SHARE,
-    PixelStore,
-    build_store,
-    estimate_bytes,
-    fits_in_memory,
-)
-from fieldmark.data.prepare import whole_load
+from fieldmark.data.pixels.build import build_store
+from fieldmark.data.pixels.form import Form
+from fieldmark.data.pixels.holders import InMemory, Streamed
+from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import Pixels, load_exact
-from fieldmark.data.sources.scan import scan
-from fieldmark.errors import PictureError, SourceError
+from fieldmark.errors import SourceError
 from fieldmark.progress import Silent
 from fieldmark.types import LeftOut, Preprocess, Sample
+from support.stores import FormOf, streamed
 
 TINY = Preprocess(16, 3, (0.0,) * 3, (1.0,) * 3)
-LOAD = partial(load_exact, preprocess=TINY)
+
+
+def LOAD(path: str) -> Pixels:  # noqa: N802
+    return load_exact(path, TINY)
 
 
 class Counting(Silent):
@@ -52,8 +48,10 @@ def samples(tmp_path: Path, make_pictures: Callable[..., Path]) -> list[Sample]:
 
 
 def build(samples: list[Sample], **words: Any) -> PixelStore:
-    words = {"keep": True, "strict": False, "title": "decoding", "progress": Silent()} | words
-    return build_store(samples, words.pop("load", LOAD), **words)
+    words = {"strict": False, "title": "decoding", "progress": Silent()} | words
+    load = words.pop("load", None)
+    form = FormOf(load=load) if load else Form("exact", TINY)
+    return build_store(samples, form, **words)
 
 
 def test_every_picture_is_kept_or_left_out_with_its_reason(samples: list[Sample]) -> None:
@@ -70,26 +68,27 @@ def test_every_picture_is_kept_or_left_out_with_its_reason(samples: list[Sample]
 
 
 def test_what_is_not_kept_is_the_same_picture(samples: list[Sample]) -> None:
-    kept, streamed = build(samples), build(samples, keep=False)
-    assert streamed.kept is None
-    assert (streamed.samples, streamed.left_out) == (kept.samples, kept.left_out)
+    kept, again = build(samples), build(samples, keep="none")
+    assert isinstance(kept.holder, InMemory)
+    assert isinstance(again.holder, Streamed)
+    assert (again.samples, again.left_out) == (kept.samples, kept.left_out)
     for index in range(len(kept)):
-        np.testing.assert_array_equal(kept.get(index), streamed.get(index))
+        np.testing.assert_array_equal(kept.get(index), again.get(index))
 
 
 def test_a_kept_picture_outlives_its_file_and_a_streamed_one_is_missed(
     samples: list[Sample],
 ) -> None:
-    kept, streamed = build(samples), build(samples, keep=False)
+    kept, again = build(samples), build(samples, keep="none")
     Path(samples[1].path).unlink()
     assert len(list(kept.get_many(range(8)))) == 8
     with pytest.raises(SourceError) as caught:
-        list(streamed.get_many(range(8)))
+        list(again.get_many(range(8)))
     assert "can no longer be read: no such file" in str(caught.value)
     assert samples[1].path in str(caught.value)
     assert "bring it back" in str(caught.value)
-    with pytest.raises(PictureError, match="no such file"):
-        streamed.get(1)
+    with pytest.raises(SourceError, match="no such file"):
+        again.get(1)
 
 
 def test_few_streamed_pictures_wait_to_be_taken() -> None:
@@ -102,7 +101,7 @@ def test_few_streamed_pictures_wait_to_be_taken() -> None:
         return np.full((1, 1, 1), int(path) % 256, np.uint8)
 
     many = tuple(Sample(str(number), "a") for number in range(1000))
-    taken = PixelStore(many, (), load, None).get_many(range(1000))
+    taken = streamed(many, load).get_many(range(1000))
     next(taken)
     time.sleep(0.2)  # plenty for all of them, were they queued
     assert num_decoded <= 64
@@ -162,43 +161,3 @@ def test_no_thread_is_left_and_little_is_done_after_a_failure(
         build(samples * 100, load=load, strict=strict)
     assert num_decoded <= 64
     assert set(threading.enumerate()) <= before
-
-
-# Memory ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [64, 224])
-def test_real_photos_take_no_more_than_estimated(shared_data: Path, size: int) -> None:
-    manifest = scan(shared_data / "hymenoptera")
-    chosen = list(manifest.samples[::8])
-    preprocess = Preprocess(size, 3, (0.0,) * 3, (1.0,) * 3)
-    store = build(chosen, load=whole_load(preprocess))
-    assert store.kept is not None
-    assert len(store) > 30
-    real_bytes = sum(picture.nbytes for picture in store.kept)
-    estimated = estimate_bytes(len(store), preprocess, manifest.typical_side_px)
-    assert real_bytes <= estimated <= 2.5 * real_bytes
-
-
-@pytest.mark.parametrize(
-    ("side_px", "size"), [(8, 32), (32, 224), (28, 28), (500, 224), (300, 224)]
-)
-def test_the_estimate_covers_both_ways_of_storing(tmp_path: Path, side_px: int, size: int) -> None:
-    """Small pictures under a large network are enlarged where they are stored exactly."""
-    path = str(tmp_path / "a.png")
-    Image.new("RGB", (side_px * 4 // 3, side_px)).save(path)
-    preprocess = Preprocess(size, 3, (0.0,) * 3, (1.0,) * 3)
-    estimated = estimate_bytes(10, preprocess, side_px)
-    for load in (whole_load(preprocess), partial(load_exact, preprocess=preprocess)):
-        assert 10 * load(path).nbytes <= estimated
-
-
-def test_half_of_the_free_memory_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = estimate_bytes(1000, TINY, 16)
-
-    class Memory:
-        available = round(needed / MEMORY_SHARE)
-
-    monkeypatch.setattr(psutil, "virtual_memory", Memory)
-    assert fits_in_memory(1000, TINY, 16)
-    assert not fits_in_memory(1002, TINY, 16)

@@ -91,18 +91,13 @@ class PixelCache:
     def decoding(self, form: Form, contents: Iterable[str], progress: Progress) -> Iterator[None]:
         """Around decoding these pictures: where another process decodes the very same, wait for
         it. A process that dies lets go of its place; where nothing can be locked, nobody waits.
-
-        Raises:
-            OutputError: the folder cannot be written.
         """
         folder = self.folder(form)
         digest = hashlib.sha256("".join(sorted(contents)).encode()).hexdigest()[:16]
-        try:
+        with suppress(OSError, OutputError):  # said when the first picture is written
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / _FORM_NAME).is_file():
                 write_text(folder / _FORM_NAME, json.dumps(form.describe(), indent=2) + "\n")
-        except OSError as error:
-            raise cannot_write(folder, error) from error
         _sweep(folder)
         lock = filelock.FileLock(folder / f"{digest}.lock")
         try:

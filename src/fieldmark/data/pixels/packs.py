@@ -28,7 +28,7 @@ import numpy as np
 
 from fieldmark.data.pixels.form import Decoded
 from fieldmark.data.preprocess import Pixels
-from fieldmark.files import cannot_write
+from fieldmark.errors import OutputError
 
 SUFFIX: Final = ".safetensors"
 UNSEALED: Final = ".unsealed"
@@ -87,7 +87,7 @@ class PackWriter:
                 self._stream = self._begin()
             self._stream.write(pixels.data)
         except OSError as error:
-            raise cannot_write(self.folder, error) from error
+            raise self._cannot_write(error) from error
         name = f"{content}@{picture.aspect!r}"
         assert name not in self._entries, name
         self._entries[name] = {
@@ -119,7 +119,7 @@ class PackWriter:
                 os.fsync(stream.fileno())
             unsealed.rename(unsealed.with_suffix(SUFFIX))
         except OSError as error:
-            raise cannot_write(self.folder, error) from error
+            raise self._cannot_write(error) from error
         finally:
             self._forget()
 
@@ -138,6 +138,14 @@ class PackWriter:
         stream = (self.folder / f"pack-{uuid.uuid4().hex[:16]}{UNSEALED}").open("xb")
         stream.seek(8 + self._header_bytes)
         return stream
+
+    def _cannot_write(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"decoded pictures cannot be written: {error.strerror or error}",
+            given=self.folder,
+            fix="make room, name another cache directory in FIELDMARK_CACHE, or take --cache ram "
+            "or none",
+        )
 
     def _forget(self) -> None:
         self._stream, self._entries, self._end = None, {}, 0

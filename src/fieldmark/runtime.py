@@ -41,7 +41,7 @@ class Runtime:
 
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` on the device; the copy overlaps with computation on CUDA."""
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not tensor.is_cuda:  # else it lies on a GPU, unpinned
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 

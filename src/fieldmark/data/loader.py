@@ -1,7 +1,7 @@
 """Batches from a pixel store, prepared by a thread ahead of the step. No worker processes.
 
 What is in a batch depends on (seed, epoch, position) alone: not on how far ahead the thread
-runs, nor on what happened in earlier epochs.
+runs, nor on what happened in earlier epochs, nor on whether this one began in its middle.
 """
 
 from __future__ import annotations
@@ -11,19 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
 
-from fieldmark.data.augment import augment_batch, crops_randomly, random_resized_crop
+from fieldmark.data.augment.apply import (
+    augment_batch,
+    crop_canvases,
+    crop_pictures,
+    crops_randomly,
+    mix_by_recipe,
+)
+from fieldmark.data.augment.crop import Map
 from fieldmark.data.pixels.store import PixelStore
-from fieldmark.data.preprocess import normalize, to_batch
+from fieldmark.data.preprocess import normalize
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess
 
-PREFETCH = 2  # batches ahead; more only takes memory
+PREFETCH: Final = 2  # batches ahead; more only takes memory
+MOST_CROPPERS: Final = 8  # threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +42,33 @@ class Batch:
         images_bchw: normalised float32.
         labels_b: int64 class numbers; -1 where the label is unknown.
         indices_b: int64 positions in the store, on the CPU.
+        soft_bk: float32, what each class is to get where pictures are mixed, each row of sum 1;
+            None where they are not. `labels_b` are then those of the pictures mixed into.
     """
 
     images_bchw: torch.Tensor
     labels_b: torch.Tensor
     indices_b: torch.Tensor
+    soft_bk: torch.Tensor | None = None
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """What the loss takes: (b,) labels, or (b, k) soft targets of mixed pictures."""
+        return self.labels_b if self.soft_bk is None else self.soft_bk
 
 
 class TrainLoader:
     """Shuffled, augmented batches of the training pictures, anew each epoch.
 
     Args:
-        store: pictures stored for crops, or exactly when `augment` has no random crop.
+        store: pictures stored for crops (or as canvases, to be cropped on the device), or exactly
+            when `augment` has no random crop.
         labels: class number of each picture in the store.
         batch_size: pictures a batch. The last one is smaller; if it would hold a single picture
             that picture joins the batch before, as batch norm cannot learn from one.
         sampling: "shuffle" shows every picture once an epoch; "balanced" draws with replacement
             so that every class comes equally often.
+        num_classes: what soft targets are wide; without it, up to the largest label.
     """
 
     def __init__(
@@ -64,24 +82,33 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         sampling: Literal["shuffle", "balanced"] = "shuffle",
+        num_classes: int | None = None,
     ) -> None:
         self.store, self.preprocess, self.augment = store, preprocess, augment
         self.labels_n = torch.as_tensor(labels, dtype=torch.int64)
         self.runtime, self.batch_size = runtime, batch_size
         self.seed, self.sampling = seed, sampling
+        if num_classes is None:
+            num_classes = int(self.labels_n.max()) + 1 if len(self.labels_n) else 0
+        self.num_classes = num_classes
 
     def __len__(self) -> int:
         """Steps an epoch."""
         return len(_batch_slices(len(self.store), self.batch_size))
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch (0-based), in order."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch (0-based), in order, from number `start` on.
+
+        A training that goes on in mid-epoch gets the batches it would have had.
+        """
         order_n = self.order(epoch)
         slices = _batch_slices(len(order_n), self.batch_size)
-        return _ahead(
-            partial(self._prepare, order_n[part], epoch, position)
-            for position, part in enumerate(slices)
-        )
+        num_threads = min(torch.get_num_threads(), MOST_CROPPERS)
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="fieldmark-cropper") as croppers:
+            yield from _ahead(
+                partial(self._prepare, order_n[slices[position]], epoch, position, croppers.map)
+                for position in range(start, len(slices))
+            )
 
     def order(self, epoch: int) -> torch.Tensor:
         """(n,) positions in the order in which `epoch` shows them."""
@@ -93,22 +120,29 @@ class TrainLoader:
         weights_n = 1.0 / counts_k[self.labels_n]
         return torch.multinomial(weights_n, num, replacement=True, generator=generator)
 
-    def _prepare(self, indices_b: torch.Tensor, epoch: int, position: int) -> Batch:
+    def _prepare(self, indices_b: torch.Tensor, epoch: int, position: int, run: Map) -> Batch:
         # + 1: SeedSequence takes (seed, epoch) and (seed, epoch, 0) for the same.
         generator = batch_generator(self.seed, epoch, position + 1)
-        pictures = list(self.store.get_many(indices_b.tolist()))
-        if crops_randomly(self.augment):
-            scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
-            assert not isinstance(scale, str)
-            assert not isinstance(ratio, str)
-            images_bchw = random_resized_crop(
-                pictures, self.preprocess.size, scale, ratio, generator
-            )
-        else:
-            images_bchw = to_batch(pictures)
-        images_bchw = augment_batch(self.runtime.place(images_bchw), self.augment, generator)
-        images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
-        return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
+        preprocess, augment = self.preprocess, self.augment
+        images_bchw = self._crop(indices_b.tolist(), generator, run)
+        images_bchw = augment_batch(images_bchw, augment, generator, fill=preprocess.mean)
+        images_bchw = _ready(images_bchw, preprocess, self.runtime)
+        labels_b = self.runtime.place(self.labels_n[indices_b])
+        images_bchw, targets = mix_by_recipe(
+            images_bchw, labels_b, self.num_classes, augment, generator
+        )
+        return Batch(images_bchw, labels_b, indices_b, None if targets is labels_b else targets)
+
+    def _crop(self, indices: list[int], generator: torch.Generator, run: Map) -> torch.Tensor:
+        """(b, c, size, size) uint8 on the device: cropped where it is quickest, if at all."""
+        place, store, size_px = self.runtime.place, self.store, self.preprocess.size
+        if not crops_randomly(self.augment):
+            return place(store.stack(indices))
+        if store.form.kind == "canvas":
+            canvases_bchw, aspects_b = place(store.stack(indices)), store.aspects(indices)
+            return crop_canvases(canvases_bchw, aspects_b, size_px, self.augment, generator)
+        pictures = list(store.get_many(indices))
+        return place(crop_pictures(pictures, size_px, self.augment, generator, run))
 
 
 class EvalLoader:
@@ -141,11 +175,11 @@ class EvalLoader:
         return _ahead(partial(self._prepare, start) for start in starts)
 
     def _prepare(self, start: int) -> Batch:
-        stop = min(start + self.batch_size, len(self.store))
-        indices_b = torch.arange(start, stop)
-        images_bchw = self.runtime.place(to_batch(self.store.get_many(range(start, stop))))
+        indices = range(start, min(start + self.batch_size, len(self.store)))
+        images_bchw = self.runtime.place(self.store.stack(indices))
         images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
-        return Batch(images_bchw, self.runtime.place(self.labels_n[indices_b]), indices_b)
+        labels_b = self.runtime.place(self.labels_n[indices.start : indices.stop])
+        return Batch(images_bchw, labels_b, torch.arange(indices.start, indices.stop))
 
 
 def batch_generator(seed: int, *place: int) -> torch.Generator:

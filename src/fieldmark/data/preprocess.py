@@ -31,6 +31,9 @@ STORE_MARGIN: Final = 1.5
 # Without a limit a 1 x 10,000 picture would be enlarged to 256 x 2,560,000.
 MAX_ASPECT: Final = 4.0
 
+# Pictures normalised at a time on a CPU: so many of 224 px stay in its cache.
+_CPU_SLICE: Final = 4
+
 FILTERS: Final = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -147,11 +150,37 @@ def normalize(images_bchw: torch.Tensor, preprocess: Preprocess) -> torch.Tensor
 
     Colours come in as RGB and leave in the network's order; flipping keeps the memory format.
     """
-    if images_bchw.dtype == torch.uint8:
-        images_bchw = images_bchw.float() / 255
     mean_c11, std_c11 = _mean_std(preprocess, images_bchw.device)
-    normalized = (images_bchw - mean_c11) / std_c11
+    if images_bchw.device.type == "cpu":
+        normalized = _normalize_on_cpu(images_bchw, mean_c11, std_c11)
+    else:
+        levels = images_bchw.float() / 255 if images_bchw.dtype == torch.uint8 else images_bchw
+        normalized = (levels - mean_c11) / std_c11
     return normalized.flip(1) if preprocess.channel_order == "bgr" else normalized
+
+
+def _normalize_on_cpu(
+    images_bchw: torch.Tensor, mean_c11: torch.Tensor, std_c11: torch.Tensor
+) -> torch.Tensor:
+    """The same sums to the bit, several times faster.
+
+    A few pictures at a time go through all of it while they are in the cache, and channels that
+    lie beside each other are taken as long rows: one row of means against rows of pictures is
+    quicker than three means against triples.
+    """
+    normalized = torch.empty_like(images_bchw, dtype=torch.float32)
+    source, target = images_bchw, normalized
+    # `is_contiguous(channels_last)` is also true of the only channel of grey pictures.
+    if images_bchw.is_contiguous(memory_format=torch.channels_last):
+        source, target = (x.permute(0, 2, 3, 1).flatten(2) for x in (images_bchw, normalized))
+        width = images_bchw.shape[3]
+        mean_c11, std_c11 = (x.flatten().repeat(width) for x in (mean_c11, std_c11))
+    for part in range(0, len(images_bchw), _CPU_SLICE):
+        levels = target[part : part + _CPU_SLICE].copy_(source[part : part + _CPU_SLICE])
+        if images_bchw.dtype == torch.uint8:
+            levels.div_(255)
+        levels.sub_(mean_c11).div_(std_c11)
+    return normalized
 
 
 def _mean_std(preprocess: Preprocess, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -85,7 +85,7 @@ def fit(
                 # Forward.
                 with runtime.autocast():
                     logits_bk = model(batch.images_bchw)
-                    loss = criterion(logits_bk, batch.labels_b)
+                    loss = criterion(logits_bk, batch.targets)
 
                 # Backward.
                 optimizer.zero_grad(set_to_none=True)
@@ -101,7 +101,7 @@ def fit(
                     average.update_parameters(model)
 
                 # Account for it.
-                meter.add(loss, logits_bk, batch.labels_b, lr)
+                meter.add(loss, logits_bk, batch.targets, lr)
                 step += 1
                 if step % check_every == 0:
                     task.advance(meter.check_finite(step, result.best), meter.note)

@@ -22,8 +22,16 @@ class Meter:
         self.last_loss = math.nan
 
     def add(
-        self, loss: torch.Tensor, logits_bk: torch.Tensor, labels_b: torch.Tensor, lr: float
+        self, loss: torch.Tensor, logits_bk: torch.Tensor, targets: torch.Tensor, lr: float
     ) -> None:
+        """Count one batch.
+
+        Args:
+            targets: (b,) labels; or (b, k) soft targets of mixed pictures, of which the heavier
+                label counts as right. The best network gets less than 1 by that measure: where the
+                shares are nearly even nobody can tell which is heavier.
+        """
+        labels_b = targets if targets.ndim == 1 else targets.argmax(1)
         loss = loss.detach()
         self.loss_sum += loss * len(labels_b)
         self.num_correct += (logits_bk.detach().argmax(1) == labels_b).sum()

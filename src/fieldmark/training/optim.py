@@ -38,8 +38,28 @@ def build_optimizer(
             return torch.optim.AdamW(groups, lr=lr, betas=recipe.betas)
 
 
-def build_loss(recipe: TrainingRecipe, counts_k: torch.Tensor) -> nn.CrossEntropyLoss:
-    """Cross-entropy with the recipe's smoothing and class weights.
+class CrossEntropy(nn.CrossEntropyLoss):
+    """torch's, with soft targets that are averaged as labels are.
+
+    torch divides the loss of (b,) labels by the sum of their class weights, but that of (b, k) soft
+    targets by b: with class weights, a batch of mixed pictures would count by another measure than
+    one that is not mixed. Here the mean is weighted in both,
+
+        sum_bk w_k q_bk (-log p_bk) / sum_bk w_k t_bk
+
+    where t are the targets, q the same after smoothing ((1 - s) t + s / k), w the class weights.
+    Of one-hot targets that is, to rounding, what torch gives for their labels.
+    """
+
+    def forward(self, logits_bk: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = super().forward(logits_bk, targets)
+        if targets.ndim == 1 or self.weight is None:
+            return loss
+        return loss * len(targets) / (targets @ self.weight).sum()
+
+
+def build_loss(recipe: TrainingRecipe, counts_k: torch.Tensor) -> CrossEntropy:
+    """Cross-entropy with the recipe's smoothing and class weights, of labels or soft targets.
 
     Args:
         counts_k: training pictures of each class; every class has at least one.
@@ -50,4 +70,4 @@ def build_loss(recipe: TrainingRecipe, counts_k: torch.Tensor) -> nn.CrossEntrop
     weights_k = None
     if recipe.class_weights == "balanced":
         weights_k = counts_k.sum() / (len(counts_k) * counts_k.float())
-    return nn.CrossEntropyLoss(weight=weights_k, label_smoothing=recipe.label_smoothing)
+    return CrossEntropy(weight=weights_k, label_smoothing=recipe.label_smoothing)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.text import Text
 from typer.core import TyperGroup
 
+from fieldmark.cli import cache as cache_verb
 from fieldmark.cli.options import (
     BAD_PICTURES,
     INTERRUPTED,
@@ -89,6 +90,7 @@ app = typer.Typer(
 
 
 app.add_typer(weights_app)
+app.command(epilog=cache_verb.EXAMPLE)(cache_verb.cache)
 
 
 @app.callback(invoke_without_command=True)

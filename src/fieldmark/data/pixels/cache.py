@@ -36,6 +36,8 @@ DEFAULT_LIMIT: Final = 20 * 10**9
 KEEP_FREE: Final = 0.05  # of the disk: a full one stops other programs
 
 _FORM_NAME: Final = "form.json"
+_PACKS: Final = f"pack-*{SUFFIX}"
+_HALF_WRITTEN: Final = f"pack-*{UNSEALED}"
 _LIMIT_NAME: Final = "limit"
 _STALE_SECONDS: Final = 24 * 3600  # nobody writes one pack for so long
 
@@ -47,12 +49,14 @@ class Kept:
     Attributes:
         folder: where.
         about: the words of `Form.describe`; empty where they cannot be read.
+        num_pictures: decoded; the same one twice where two runs decoded it at the same time.
         num_bytes: on disk.
         used: when a run last used it, seconds since 1970.
     """
 
     folder: Path
     about: dict[str, object]
+    num_pictures: int
     num_bytes: int
     used: float
 
@@ -75,7 +79,7 @@ class PixelCache:
         """Where those of the pictures are that are here; marks their packs as used now."""
         wanted = set(contents)
         found: dict[str, Place] = {}
-        for pack in sorted(self.folder(form).glob(f"*{SUFFIX}")):
+        for pack in sorted(self.folder(form).glob(_PACKS)):
             of_pack = {
                 content: place
                 for content, place in read_index(pack)
@@ -149,9 +153,10 @@ class PixelCache:
         """What there is, by form; the one used last comes first."""
         kept = []
         for folder in sorted({pack.parent for pack in self._packs()}):
-            packs = list(folder.glob(f"*{SUFFIX}"))
+            packs = list(folder.glob(_PACKS))
+            num_pictures = sum(1 for pack in packs for _ in read_index(pack))
             used = max(map(_used, packs), default=0.0)
-            kept.append(Kept(folder, _about(folder), sum(map(_size, packs)), used))
+            kept.append(Kept(folder, _about(folder), num_pictures, sum(map(_size, packs)), used))
         return sorted(kept, key=lambda item: -item.used)
 
     def clear(self) -> int:
@@ -162,8 +167,14 @@ class PixelCache:
         """
         freed = self.num_bytes
         try:
-            for folder in self.root.glob("*/"):
-                shutil.rmtree(folder)
+            for folder in {pack.parent for pack in self._packs()}:
+                # By name, and not the whole folder: whoever chose a cache directory may have
+                # things of his own in it.
+                for pattern in (_PACKS, _HALF_WRITTEN, "*.lock", _FORM_NAME):
+                    for path in folder.glob(pattern):
+                        path.unlink()
+                if not any(folder.iterdir()):
+                    folder.rmdir()
         except OSError as error:
             raise cannot_write(self.root, error) from error
         return freed - self.num_bytes
@@ -191,7 +202,7 @@ class PixelCache:
             )
 
     def _packs(self) -> list[Path]:
-        return list(self.root.glob(f"*/*{SUFFIX}"))
+        return list(self.root.glob(f"*/{_PACKS}"))
 
     def _free_bytes(self) -> int:
         """Of the disk, without what must stay free."""
@@ -207,7 +218,7 @@ class PixelCache:
 
 def _sweep(folder: Path) -> None:
     """Remove what crashes and finished processes have left."""
-    for path in (*folder.glob(f"*{UNSEALED}"), *folder.glob("*.lock")):
+    for path in (*folder.glob(_HALF_WRITTEN), *folder.glob("*.lock")):
         if time.time() - _used(path) > _STALE_SECONDS:
             with suppress(OSError):
                 path.unlink()

@@ -108,6 +108,36 @@ def test_a_class_does_not_disturb_another() -> None:
     assert ours.items() <= parts_of(usual(many)).items()
 
 
+@pytest.mark.parametrize(
+    ("seed", "options", "val", "test", "train"),
+    [
+        (0, {}, "a12 a18 a28 b9 c2", "a6 a10 a19 b1 b13 c1", None),
+        (12345, {}, "a7 a22 a27 b3 c2", "a0 a2 a4 b0 b6 c4", None),
+        (
+            0,
+            {"train_limit": 12},
+            "a12 a18 a28 b9 c2",
+            "a6 a10 a19 b1 b13 c1",
+            "a1 a4 a5 a9 a22 a25 a27 a29 b0 b5 b11 c3",
+        ),
+    ],
+)
+def test_a_draw_is_what_it_always_was(
+    seed: int, options: dict[str, int], val: str, test: str, train: str | None
+) -> None:
+    """Recorded before groups came: the test pictures of old runs stay their test pictures."""
+    result = usual(manifest_of({"a": 30, "b": 14, "c": 5}), seed, **options)
+    for part, expected in (("val", val), ("test", test), ("train", train)):
+        names = " ".join(s.path[4:-4].replace("/", "") for s in result.of_part(part))  # type: ignore[arg-type]
+        assert expected in (names, None)
+
+
+def test_a_group_of_one_is_a_picture_like_any() -> None:
+    manifest = manifest_of({"a": 30, "b": 14, "c": 2})
+    named = tuple(replace(s, group=f"{s.path[-6]}{i}") for i, s in enumerate(manifest.samples))
+    assert parts_of(usual(replace(manifest, samples=named))) == parts_of(usual(manifest))
+
+
 def test_counts_and_words_of_the_usual_draw() -> None:
     result = usual(manifest_of({"a": 100, "b": 50, "rare": 2}), seed=7)
     assert result.count_by_class("train") == {"a": 80, "b": 40, "rare": 2}

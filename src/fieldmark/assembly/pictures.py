@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fieldmark.checkpoint import ModelInfo
+from fieldmark.data.groups import group_by
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_samples
 from fieldmark.data.prepare import PreparedData
@@ -39,8 +40,8 @@ def source_words(source: Source | None) -> str | None:
 def find_samples(
     source: Source | None, recipe: Recipe, progress: Progress
 ) -> tuple[Manifest, tuple[str, ...]]:
-    """The labelled pictures of a source (else the recipe's) under the recipe's class names, and
-    the names the source itself has for these classes, in the same order.
+    """The labelled pictures of a source (else the recipe's) under the recipe's class names and in
+    its groups, and the names the source itself has for these classes, in the same order.
 
     Raises:
         SourceError: the recipe is strict, and a file cannot be used.
@@ -53,6 +54,9 @@ def find_samples(
             given=first.path,
             fix="mend or remove that file, or drop --strict to leave such files out",
         )
+    if recipe.data.group_by:
+        samples, notes = group_by(manifest.samples, recipe.data.group_by)
+        manifest = replace(manifest, samples=samples, notes=(*manifest.notes, *notes))
     return manifest.renamed(recipe.data.class_names), manifest.class_names
 
 
@@ -138,7 +142,7 @@ def samples_of(run: RunDirectory) -> tuple[Sample, ...]:
         raise CheckpointError(
             f"the run's manifest cannot be read: {error.problem}",
             given=run.manifest,
-            valid="the columns path,label,split, as the run wrote them",
+            valid="the columns path,label,split,group, as the run wrote them",
             fix="say which pictures: fieldmark evaluate MODEL SOURCE, with the model file "
             "away from that manifest",
         ) from error

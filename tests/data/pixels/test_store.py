@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fieldmark.data.pixels.build import build_store
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.pixels.holders import InMemory, Streamed
+from fieldmark.data.pixels.holders import InMemory, OnDevice, Streamed
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import Pixels, load_exact
 from fieldmark.errors import SourceError
@@ -161,3 +162,24 @@ def test_no_thread_is_left_and_little_is_done_after_a_failure(
         build(samples * 100, load=load, strict=strict)
     assert num_decoded <= 64
     assert set(threading.enumerate()) <= before
+
+
+# On a device --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["exact", "canvas"])
+def test_a_store_on_a_device_gives_the_same_pictures(samples: list[Sample], kind: Any) -> None:
+    """The CPU stands in for the GPU; tests/gpu does the same on one."""
+    form = Form(kind, TINY)
+    words: dict[str, Any] = {"strict": False, "title": "", "progress": Silent()}
+    held = build_store(samples, form, **words)
+    placed = build_store(samples, form, keep="gpu", device=torch.device("cpu"), **words)
+    assert isinstance(placed.holder, OnDevice)
+    assert (placed.samples, placed.left_out) == (held.samples, held.left_out)
+    order = [5, 0, 7, 7, 3]
+    assert torch.equal(placed.stack(order), held.stack(order))
+    assert torch.equal(placed.aspects(order), held.aspects(order))
+    for one, other in zip(placed.get_many(order), held.get_many(order), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert placed.stack(order).is_contiguous(memory_format=torch.channels_last)
+    assert held.stack(order).is_contiguous(memory_format=torch.channels_last)

@@ -22,8 +22,9 @@ from fieldmark.data.augment.apply import (
     crop_pictures,
     crops_randomly,
     mix_by_recipe,
+    uncropped,
 )
-from fieldmark.data.augment.crop import Map
+from fieldmark.data.augment.crop import Map, new_batch
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import normalize
 from fieldmark.recipe import AugmentRecipe
@@ -31,7 +32,7 @@ from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess
 
 PREFETCH: Final = 2  # batches ahead; more only takes memory
-MOST_CROPPERS: Final = 8  # threads
+MOST_THREADS: Final = 8  # of those that crop the pictures of one batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +104,14 @@ class TrainLoader:
         """
         order_n = self.order(epoch)
         slices = _batch_slices(len(order_n), self.batch_size)
-        num_threads = min(torch.get_num_threads(), MOST_CROPPERS)
-        with ThreadPoolExecutor(num_threads, thread_name_prefix="fieldmark-cropper") as croppers:
+        num_threads = min(torch.get_num_threads(), MOST_THREADS)
+        # Crops are written to the same memory batch after batch: it never leaves this epoch.
+        most = max((part.stop - part.start for part in slices), default=0)
+        room_bchw = new_batch(most, self.preprocess.channels, self.preprocess.size)
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="fieldmark-augment") as pool:
+            prepare = partial(self._prepare, epoch=epoch, run=pool.map, room_bchw=room_bchw)
             yield from _ahead(
-                partial(self._prepare, order_n[slices[position]], epoch, position, croppers.map)
+                partial(prepare, order_n[slices[position]], position)
                 for position in range(start, len(slices))
             )
 
@@ -120,29 +125,40 @@ class TrainLoader:
         weights_n = 1.0 / counts_k[self.labels_n]
         return torch.multinomial(weights_n, num, replacement=True, generator=generator)
 
-    def _prepare(self, indices_b: torch.Tensor, epoch: int, position: int, run: Map) -> Batch:
+    def _prepare(
+        self,
+        indices_b: torch.Tensor,
+        position: int,
+        *,
+        epoch: int,
+        run: Map,
+        room_bchw: torch.Tensor,
+    ) -> Batch:
         # + 1: SeedSequence takes (seed, epoch) and (seed, epoch, 0) for the same.
         generator = batch_generator(self.seed, epoch, position + 1)
-        preprocess, augment = self.preprocess, self.augment
-        images_bchw = self._crop(indices_b.tolist(), generator, run)
-        images_bchw = augment_batch(images_bchw, augment, generator, fill=preprocess.mean)
-        images_bchw = _ready(images_bchw, preprocess, self.runtime)
+        images_bchw = self._crop(indices_b.tolist(), generator, run, room_bchw)
+        images_bchw = augment_batch(images_bchw, self.augment, generator, fill=self.preprocess.mean)
+        images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
         labels_b = self.runtime.place(self.labels_n[indices_b])
         images_bchw, targets = mix_by_recipe(
-            images_bchw, labels_b, self.num_classes, augment, generator
+            images_bchw, labels_b, self.num_classes, self.augment, generator
         )
         return Batch(images_bchw, labels_b, indices_b, None if targets is labels_b else targets)
 
-    def _crop(self, indices: list[int], generator: torch.Generator, run: Map) -> torch.Tensor:
+    def _crop(
+        self, indices: list[int], generator: torch.Generator, run: Map, room_bchw: torch.Tensor
+    ) -> torch.Tensor:
         """(b, c, size, size) uint8 on the device: cropped where it is quickest, if at all."""
-        place, store, size_px = self.runtime.place, self.store, self.preprocess.size
-        if not crops_randomly(self.augment):
-            return place(store.stack(indices))
-        if store.form.kind == "canvas":
-            canvases_bchw, aspects_b = place(store.stack(indices)), store.aspects(indices)
-            return crop_canvases(canvases_bchw, aspects_b, size_px, self.augment, generator)
-        pictures = list(store.get_many(indices))
-        return place(crop_pictures(pictures, size_px, self.augment, generator, run))
+        store, size_px, augment = self.store, self.preprocess.size, self.augment
+        if crops_randomly(augment) and not store.is_uniform:
+            pictures = list(store.get_many(indices))
+            cropped_bchw = crop_pictures(pictures, size_px, augment, generator, run, room_bchw)
+            return self.runtime.place(cropped_bchw)
+        images_bchw = self.runtime.place(store.stack(indices))
+        if not crops_randomly(augment):
+            return uncropped(images_bchw, augment, generator)
+        aspects_b = store.aspects(indices)
+        return crop_canvases(images_bchw, aspects_b, size_px, augment, generator)
 
 
 class EvalLoader:
@@ -193,7 +209,9 @@ def batch_generator(seed: int, *place: int) -> torch.Generator:
 
 def _ready(images_bchw: torch.Tensor, preprocess: Preprocess, runtime: Runtime) -> torch.Tensor:
     """Normalised, lying in memory as the network does."""
-    return normalize(images_bchw, preprocess).contiguous(memory_format=runtime.memory_format)
+    # A store holds bytes, so floats are the augmentation's own and may be written to.
+    normalized_bchw = normalize(images_bchw, preprocess, in_place=images_bchw.is_floating_point())
+    return normalized_bchw.contiguous(memory_format=runtime.memory_format)
 
 
 def _batch_slices(num: int, batch_size: int) -> list[slice]:

@@ -55,7 +55,7 @@ class CrossEntropy(nn.CrossEntropyLoss):
         loss = super().forward(logits_bk, targets)
         if targets.ndim == 1 or self.weight is None:
             return loss
-        return loss * len(targets) / (targets @ self.weight).sum()
+        return loss * len(targets) / (targets * self.weight).sum()
 
 
 def build_loss(recipe: TrainingRecipe, counts_k: torch.Tensor) -> CrossEntropy:

@@ -11,9 +11,9 @@ import torch
 
 from fieldmark.data.augment.colour import jitter_color
 from fieldmark.data.augment.crop import Map, random_resized_crop, random_resized_crop_batch
-from fieldmark.data.augment.erase import random_erase
+from fieldmark.data.augment.erase import random_erase_
 from fieldmark.data.augment.geometry import flip, rotate
-from fieldmark.data.augment.mix import mix_batch
+from fieldmark.data.augment.mix import mix_batch_
 from fieldmark.data.augment.policy import randaugment, trivialaugment
 from fieldmark.data.preprocess import Pixels
 from fieldmark.recipe import AugmentRecipe
@@ -30,10 +30,14 @@ def crop_pictures(
     augment: AugmentRecipe,
     generator: torch.Generator,
     run: Map = map,
+    out_bchw: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The recipe's random crops of pictures stored for crops; see `random_resized_crop`."""
+    """Random crops of pictures stored for crops, flipped left-right; see `random_resized_crop`."""
     scale, ratio = _crop_words(augment)
-    return random_resized_crop(pictures, size_px, scale, ratio, generator, run)
+    hflip = _number(augment.hflip)
+    return random_resized_crop(
+        pictures, size_px, scale, ratio, generator, hflip=hflip, run=run, out_bchw=out_bchw
+    )
 
 
 def crop_canvases(
@@ -43,9 +47,19 @@ def crop_canvases(
     augment: AugmentRecipe,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """The recipe's random crops of a batch of canvases; see `random_resized_crop_batch`."""
+    """The same of a batch of canvases, with the same draws; see `random_resized_crop_batch`."""
     scale, ratio = _crop_words(augment)
-    return random_resized_crop_batch(canvases_bchw, aspects_b, size_px, scale, ratio, generator)
+    images_bchw = random_resized_crop_batch(
+        canvases_bchw, aspects_b, size_px, scale, ratio, generator
+    )
+    return uncropped(images_bchw, augment, generator)
+
+
+def uncropped(
+    images_bchw: torch.Tensor, augment: AugmentRecipe, generator: torch.Generator
+) -> torch.Tensor:
+    """What is left of the two above for pictures that are shown whole: the left-right flip."""
+    return flip(images_bchw, _number(augment.hflip), generator, dim=-1)
 
 
 def augment_batch(
@@ -53,24 +67,28 @@ def augment_batch(
     augment: AugmentRecipe,
     generator: torch.Generator,
     fill: Sequence[float] | None = None,
+    run: Map = map,
 ) -> torch.Tensor:
-    """Everything between the crop and normalising, on the device where the pictures are.
+    """Everything between crop (with its flip) and normalising, on the device of the pictures.
 
     Args:
         images_bchw: uint8; they are not written to.
         fill: what RandAugment and TrivialAugment bring in from outside a picture that they move:
             one number a channel, 0-1; middle grey where nothing is said.
+        run: `map`, or that of a thread pool.
 
     Returns:
-        The same shape; uint8, or float32 in 0-1 where something had to be computed in floats.
+        The same shape: uint8 (perhaps the pictures themselves), or float32 in 0-1 (never) where
+        something had to be computed in floats.
     """
-    images_bchw = flip(images_bchw, _number(augment.hflip), generator, dim=-1)
     images_bchw = flip(images_bchw, _number(augment.vflip), generator, dim=-2)
     fill = (0.5,) * images_bchw.shape[1] if fill is None else fill
     if augment.policy == "randaugment":
-        images_bchw = randaugment(images_bchw, augment.num_ops, augment.magnitude, fill, generator)
+        images_bchw = randaugment(
+            images_bchw, augment.num_ops, augment.magnitude, fill, generator, run
+        )
     elif augment.policy == "trivialaugment":
-        images_bchw = trivialaugment(images_bchw, fill, generator)
+        images_bchw = trivialaugment(images_bchw, fill, generator, run)
     if rotation := _number(augment.rotate_degrees):
         images_bchw = rotate(_in_floats(images_bchw), rotation, generator)
     images_bchw = jitter_color(
@@ -82,7 +100,9 @@ def augment_batch(
         hue=_number(augment.hue),
     )
     if erase := _number(augment.erase):
-        images_bchw = random_erase(_in_floats(images_bchw), erase, generator)
+        if images_bchw.dtype == torch.uint8:  # else new floats, which may be written to
+            images_bchw = images_bchw.clone()
+        images_bchw = random_erase_(images_bchw, erase, generator)
     return images_bchw
 
 
@@ -93,8 +113,8 @@ def mix_by_recipe(
     augment: AugmentRecipe,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The recipe's MixUp and CutMix, after normalising; see `mix_batch`."""
-    return mix_batch(
+    """The recipe's MixUp and CutMix, after normalising; in place; see `mix_batch_`."""
+    return mix_batch_(
         images_bchw,
         labels_b,
         num_classes,

@@ -74,7 +74,7 @@ def _apply(
     matrix_bcc = matrix_bcc.to(device)
     if contrast_b is not None:
         contrast_b11 = contrast_b.view(-1, 1, 1).to(device)
-    done = torch.empty(shape, device=device)
+    done = torch.empty_like(images_bchw, dtype=torch.float32)
     step = _CPU_SLICE if device.type == "cpu" else len(images_bchw)
     for i in range(0, len(images_bchw), step):
         part = slice(i, i + step)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fieldmark.data.augment.geometry import draw_flips
 from fieldmark.data.preprocess import Pixels
 
 NUM_TRIES = 10  # boxes drawn for a picture before the largest allowed one is taken
@@ -35,7 +36,10 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     generator: torch.Generator,
+    *,
+    hflip: float = 0.0,
     run: Map = map,
+    out_bchw: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cut a random part of each picture and resize it to the input. For pictures on the CPU.
 
@@ -43,18 +47,22 @@ def random_resized_crop(
         pictures: (h, w, c) uint8 arrays, each of its own size.
         scale: area of the part as a share of the picture, smallest and largest.
         ratio: width / height of the part, smallest and largest.
+        hflip: probability of a left-right flip, drawn as `geometry.flip` draws it; here it costs
+            next to nothing.
         run: `map`, or that of a thread pool; torch resizes uint8 in one thread, without Python's
             lock.
+        out_bchw: where the crops are written, instead of to new memory, which takes a CPU about as
+            long to be given as to fill; with room for at least b pictures, channels last.
 
     Returns:
         (b, c, size_px, size_px) uint8, channels last.
     """
     sizes_b2 = torch.tensor([picture.shape[:2] for picture in pictures])
     boxes = draw_crops(sizes_b2, scale, ratio, generator).tolist()
-    out_bhwc = torch.empty(
-        (len(pictures), size_px, size_px, pictures[0].shape[2]), dtype=torch.uint8
-    )
-    out_bchw = out_bhwc.permute(0, 3, 1, 2)
+    flips = draw_flips(len(pictures), hflip, generator).tolist()
+    if out_bchw is None:
+        out_bchw = new_batch(len(pictures), pictures[0].shape[2], size_px)
+    done_bchw = out_bchw[: len(pictures)]
 
     def crop(start: int) -> None:
         for i in range(start, min(start + _PICTURES_PER_TASK, len(pictures))):
@@ -63,15 +71,21 @@ def random_resized_crop(
             # with its channels last.
             part = np.ascontiguousarray(pictures[i][top : top + height, left : left + width])
             # uint8 in, uint8 out: torch resamples whole numbers several times faster than floats.
-            out_bchw[i : i + 1] = F.interpolate(
+            resized_1chw = F.interpolate(
                 torch.from_numpy(part)[None].permute(0, 3, 1, 2),
                 size=(size_px, size_px),
                 mode="bilinear",
                 antialias=True,
             )
+            done_bchw[i : i + 1] = resized_1chw.flip(-1) if flips[i] else resized_1chw
 
     list(run(crop, range(0, len(pictures), _PICTURES_PER_TASK)))
-    return out_bchw
+    return done_bchw
+
+
+def new_batch(num: int, channels: int, size_px: int) -> torch.Tensor:
+    """(num, channels, size_px, size_px) uint8 of any content, channels last."""
+    return torch.empty((num, size_px, size_px, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def random_resized_crop_batch(

@@ -10,13 +10,20 @@ def flip(
     images_bchw: torch.Tensor, probability: float, generator: torch.Generator, *, dim: int
 ) -> torch.Tensor:
     """Mirror each picture along `dim` (-1 left-right, -2 upside down) with this probability."""
-    if probability == 0:
+    chosen_b = draw_flips(len(images_bchw), probability, generator)
+    if not chosen_b.any():
         return images_bchw
-    chosen_b = torch.rand(len(images_bchw), generator=generator) < probability
     where = chosen_b.nonzero().flatten().to(images_bchw.device)
     flipped = images_bchw.clone()
     flipped[where] = images_bchw[where].flip(dim)
     return flipped
+
+
+def draw_flips(num: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """(num,) bool: which pictures to mirror. Nothing is drawn where the probability is 0."""
+    if probability == 0:
+        return torch.zeros(num, dtype=torch.bool)
+    return torch.rand(num, generator=generator) < probability
 
 
 def rotate(

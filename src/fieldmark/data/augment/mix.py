@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 
-def mix_batch(
+def mix_batch_(
     images_bchw: torch.Tensor,
     labels_b: torch.Tensor,
     num_classes: int,
@@ -24,6 +24,8 @@ def mix_batch(
     cutmix_alpha: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mix the pictures of a batch by MixUp or CutMix; where both are on, by a coin each batch.
+
+    In place: the pictures are written to.
 
     Args:
         images_bchw: float; labels_b: (b,) int64, on the same device.
@@ -40,9 +42,9 @@ def mix_batch(
         takes_cutmix = bool(torch.rand((), generator=generator) < 0.5)
     share = draw_share(cutmix_alpha if takes_cutmix else mixup_alpha, generator)
     if takes_cutmix:
-        images_bchw, share = cutmix(images_bchw, share, generator)
+        images_bchw, share = cutmix_(images_bchw, share, generator)
     else:
-        images_bchw = mixup(images_bchw, share)
+        images_bchw = mixup_(images_bchw, share)
     return images_bchw, soft_targets(labels_b, share, num_classes)
 
 
@@ -53,15 +55,22 @@ def draw_share(alpha: float, generator: torch.Generator) -> float:
     return float(np.random.default_rng(seed).beta(alpha, alpha))
 
 
-def mixup(images_bchw: torch.Tensor, share: float) -> torch.Tensor:
-    """`share` of each picture and the rest of the one before (Zhang et al. 2018, eq. 1)."""
-    return images_bchw.lerp(images_bchw.roll(1, 0), 1 - share)
+def mixup_(images_bchw: torch.Tensor, share: float) -> torch.Tensor:
+    """`share` of each picture and the rest of the one before (Zhang et al. 2018, eq. 1).
+
+    In place, from the last picture to the first: no second batch has to fit into memory.
+    """
+    last_chw = images_bchw[-1].clone()
+    for i in range(len(images_bchw) - 1, 0, -1):
+        images_bchw[i].lerp_(images_bchw[i - 1], 1 - share)
+    images_bchw[0].lerp_(last_chw, 1 - share)
+    return images_bchw
 
 
-def cutmix(
+def cutmix_(
     images_bchw: torch.Tensor, share: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, float]:
-    """Paste a rectangle of the picture before into each (Yun et al. 2019, appendix A).
+    """Paste a rectangle of the picture before into each (Yun et al. 2019, appendix A). In place.
 
     Its area is 1 - `share` of the picture, but for what its random centre puts outside.
 
@@ -74,9 +83,9 @@ def cutmix(
     half = 0.5 * math.sqrt(1 - share)
     top, bottom = max(0, centre_y - int(half * height)), min(height, centre_y + int(half * height))
     left, right = max(0, centre_x - int(half * width)), min(width, centre_x + int(half * width))
-    mixed = images_bchw.clone()
-    mixed[..., top:bottom, left:right] = images_bchw.roll(1, 0)[..., top:bottom, left:right]
-    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+    part = images_bchw[..., top:bottom, left:right]
+    part.copy_(part.roll(1, 0))
+    return images_bchw, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def soft_targets(labels_b: torch.Tensor, share: float, num_classes: int) -> torch.Tensor:

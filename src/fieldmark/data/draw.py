@@ -48,7 +48,7 @@ def draw(
     }
     placing = Placing(targets, units, must="train")
     part_of: dict[str, Part] = {}
-    for group, number in largest_first(groups, seed):
+    for group, number in largest_first(groups, sizes, seed):
         part = placing.put(Counter(sample.label for sample in group), number)
         part_of |= {sample.path: part for sample in group}
     for class_index, (name, members) in enumerate(by_class(singles, class_names).items()):

@@ -31,14 +31,20 @@ def groups_and_singles(samples: Iterable[Sample]) -> tuple[list[list[Sample]], l
     return groups, sorted((*singles, *alone), key=lambda sample: sample.path)
 
 
-def largest_first(groups: Sequence[list[Sample]], seed: int) -> list[tuple[list[Sample], float]]:
-    """Groups in the order of their sizes, those of one size shuffled; each with a random number in
-    [0, 1)."""
+def largest_first(
+    groups: Sequence[list[Sample]], sizes: Mapping[str, int], seed: int
+) -> list[tuple[list[Sample], float]]:
+    """Groups by the share of their classes that they hold, equal ones shuffled; each with a random
+    number in [0, 1).
+
+    Args:
+        sizes: all pictures of each class.
+    """
     rng = np.random.default_rng([seed, _GROUP_STREAM])
     order = rng.permutation(len(groups))
     numbers = rng.random(len(groups))
     drawn = [(groups[i], float(numbers[i])) for i in order]
-    return sorted(drawn, key=lambda item: -len(item[0]))
+    return sorted(drawn, key=lambda item: -sum(1 / sizes[sample.label] for sample in item[0]))
 
 
 def count_units(groups: Iterable[Sequence[Sample]], singles: Iterable[Sample]) -> Counter[str]:
@@ -69,11 +75,8 @@ class Placing(Generic[P]):
             name: {place: counts.get(place, 0) for place in self.places}
             for name, counts in targets.items()
         }
+        self.targets = {name: dict(counts) for name, counts in self.lacking.items()}
         self.total = {name: sum(counts.values()) for name, counts in targets.items()}
-        self.empty = {
-            name: {place for place, count in counts.items() if count > 0}
-            for name, counts in targets.items()
-        }
         self.units_left = dict(num_units)
         self.must = must
 
@@ -99,9 +102,14 @@ class Placing(Generic[P]):
             place = max(roomy or choices, key=lambda place: self._preference(unit, place))
         for name, count in unit.items():
             self.lacking[name][place] -= count
-            self.empty[name].discard(place)
             self.units_left[name] -= 1
         return place
+
+    def move(self, unit: Mapping[str, int], before: P, after: P) -> None:
+        """A group was put elsewhere."""
+        for name, count in unit.items():
+            self.lacking[name][before] += count
+            self.lacking[name][after] -= count
 
     def fill(self, name: str, num_singles: int) -> dict[P, int]:
         """How many of a class's single pictures go to each place; all of its groups are placed."""
@@ -115,13 +123,22 @@ class Placing(Generic[P]):
         """The places that would be left without a class unless they get one of its last units."""
         needed: set[P] = set()
         for name in unit:
-            empty = self.empty[name]
+            empty = self._without(name)
             if self.units_left[name] <= len(empty):
                 if self.must in empty and self.units_left[name] == 1:
                     assert self.must is not None
                     return [self.must]
                 needed |= empty
         return [place for place in self.places if place in needed]
+
+    def _without(self, name: str) -> set[P]:
+        """The places that want a class and have no picture of it yet."""
+        lacking = self.lacking[name]
+        return {
+            place
+            for place, target in self.targets[name].items()
+            if target > 0 and lacking[place] == target
+        }
 
     def _lack(self, unit: Mapping[str, int], place: P) -> float:
         """How much of what this group has is lacked, classes counting alike whatever their size.

@@ -29,12 +29,12 @@ VERBS = ("demo", "train", "evaluate", "predict", "summary", "models", "show")
 # The words; each verb has those that mean something to it.
 OPTIONS = {
     "train": "model weights mode epochs batch-size size lr optimizer schedule augment seed device "
-    "val-is-val strict out name recipe set",
-    "evaluate": "device batch-size out",
+    "cache depth group-by val-is-val strict out name recipe set",
+    "evaluate": "depth device batch-size out",
     "predict": "top format device batch-size",
     "summary": "classes channels size set",
     "models": "filter",
-    "show": "num augmented out model size augment seed recipe set",
+    "show": "num augmented out model size augment depth seed recipe set",
     "demo": "quick out",
 }
 

@@ -266,6 +266,7 @@ def evaluate(
     source: Source | None = None,
     *,
     out: str | Path | None = None,
+    depth: int = 1,
     device: str = "auto",
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -286,7 +287,7 @@ def evaluate(
     if source is None:
         manifest, what = find_test_part(run_directory)
     else:
-        manifest, what = part_to_evaluate(scan_for(predictor.info, source, progress))
+        manifest, what = part_to_evaluate(scan_for(predictor.info, source, progress, depth=depth))
         say_shared_pictures(manifest, run_directory, progress)
     check_classes(manifest, predictor.class_names)
 

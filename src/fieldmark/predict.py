@@ -16,7 +16,7 @@ from fieldmark.checkpoint import ModelInfo, load_model
 from fieldmark.data.loader import EvalLoader
 from fieldmark.data.pixels.build import build_store
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.sources.scan import NOT_UTF8, find_files_below, is_text, shown
+from fieldmark.data.sources.listing import NOT_UTF8, find_files_below, is_text, shown
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.evaluation.metrics import softmax
 from fieldmark.inference import run_inference

@@ -46,7 +46,8 @@ def find_samples(
     Raises:
         SourceError: the recipe is strict, and a file cannot be used.
     """
-    manifest = scan(recipe.source if source is None else source, progress=progress)
+    named = recipe.source if source is None else source
+    manifest = scan(named, depth=recipe.data.depth, progress=progress)
     if recipe.data.strict and manifest.left_out:
         first = manifest.left_out[0]
         raise SourceError(
@@ -148,9 +149,9 @@ def samples_of(run: RunDirectory) -> tuple[Sample, ...]:
         ) from error
 
 
-def scan_for(info: ModelInfo, source: Source, progress: Progress) -> Manifest:
+def scan_for(info: ModelInfo, source: Source, progress: Progress, *, depth: int = 1) -> Manifest:
     """A source to evaluate on, its classes renamed as the model's training renamed them."""
-    manifest = scan(source, progress=progress)
+    manifest = scan(source, depth=depth, progress=progress)
     if set(manifest.class_names) <= set(info.class_names):
         return manifest
     source_names = info.history.get("source_class_names", info.class_names)

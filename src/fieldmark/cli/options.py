@@ -24,8 +24,9 @@ class Format(StrEnum):
 
 
 SOURCE_HELP = escape(
-    "A folder of class folders; a folder with train/ val/ [test/]; a CSV with the columns "
-    "path,label[,split]; a folder of IDX files; or the name digits."
+    "A folder of class folders; a folder with train/ val/ [test/]; a zip or tar of either; a CSV "
+    "with the columns path,label[,split][,group]; a folder of IDX files; hf:ORG/NAME; or a name "
+    "that `fieldmark datasets` lists."
 )
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
 RunArgument = Annotated[
@@ -51,6 +52,20 @@ OptimizerOption = Annotated[str | None, typer.Option(help="sgd, adam or adamw.")
 ScheduleOption = Annotated[str | None, typer.Option(help="constant, step, cosine or one_cycle.")]
 AugmentOption = Annotated[str | None, typer.Option(help="none, light, standard or auto.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+CacheOption = Annotated[
+    str | None, typer.Option(help="Where decoded pictures are kept: auto, ram, gpu, disk or none.")
+]
+DepthOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="The class is the folder so many levels below SOURCE. Default: 1."),
+]
+GroupByOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Pictures for whose paths this finds the same (its first group) stay in one part.",
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 OutOption = Annotated[Path | None, typer.Option(help="The directory to write.")]
 RecipeOption = Annotated[Path | None, typer.Option(help="A recipe in TOML; options come on top.")]

@@ -14,6 +14,8 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from fieldmark.cli import cache as cache_verb
+from fieldmark.cli import check as check_verb
+from fieldmark.cli import datasets as datasets_verb
 from fieldmark.cli.options import (
     BAD_PICTURES,
     INTERRUPTED,
@@ -23,9 +25,12 @@ from fieldmark.cli.options import (
     USER_ERROR,
     AugmentOption,
     BatchOption,
+    CacheOption,
+    DepthOption,
     DeviceOption,
     EpochsOption,
     Format,
+    GroupByOption,
     LrOption,
     ModelOption,
     ModeOption,
@@ -90,7 +95,9 @@ app = typer.Typer(
 
 
 app.add_typer(weights_app)
+app.command(epilog=check_verb.EXAMPLE)(check_verb.check)
 app.command(epilog=cache_verb.EXAMPLE)(cache_verb.cache)
+app.command(epilog=datasets_verb.EXAMPLE)(datasets_verb.datasets)
 
 
 @app.callback(invoke_without_command=True)
@@ -151,6 +158,9 @@ def train(
     augment: AugmentOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    cache: CacheOption = None,
+    depth: DepthOption = None,
+    group_by: GroupByOption = None,
     val_is_val: Annotated[
         bool, typer.Option("--val-is-val", help="Select on the source's val/: no test is left.")
     ] = False,
@@ -185,6 +195,9 @@ def train(
         augment=augment,
         seed=seed,
         device=device,
+        cache=cache,
+        depth=depth,
+        group_by=group_by,
         val_is_val=val_is_val or None,
         strict=strict or None,
     )
@@ -201,6 +214,7 @@ def evaluate(
         str | None,
         typer.Argument(metavar="SOURCE", help="Other labelled pictures; default: the test part."),
     ] = None,
+    depth: DepthOption = None,
     device: DeviceOption = None,
     batch_size: BatchOption = None,
     out: OutOption = None,
@@ -213,6 +227,7 @@ def evaluate(
         run,
         source,
         out=out,
+        depth=depth or 1,
         device=device or "auto",
         batch_size=batch_size or 32,
         progress=console_progress(),
@@ -314,6 +329,7 @@ def show(
     model: ModelOption = None,
     size: SizeOption = None,
     augment: AugmentOption = None,
+    depth: DepthOption = None,
     seed: SeedOption = None,
     recipe: RecipeOption = None,
     settings: SetOption = None,
@@ -332,6 +348,7 @@ def show(
         model=model,
         size=size,
         augment=augment,
+        depth=depth,
         seed=seed,
     )
     typer.echo(f"wrote {path}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from fieldmark.data.memory import Memory, Seen
-from fieldmark.data.pictures import read_bundled
+from fieldmark.data.pictures import read_bundled, read_encoded
 from fieldmark.download import sha256_of
 from fieldmark.errors import PictureError
 from fieldmark.progress import Progress
@@ -62,6 +62,8 @@ def content_keys(
 def _key(path: str, absolute: str, known: dict[str, Seen], fresh: dict[str, Seen]) -> str | None:
     if (pixels := read_bundled(path)) is not None:
         return sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    if (encoded := read_encoded(path)) is not None:
+        return sha256(encoded).hexdigest()
     before = Path(path).stat()
     seen = known.get(absolute)
     if seen and (seen.size, seen.mtime_ns) == (before.st_size, before.st_mtime_ns):

@@ -1,8 +1,8 @@
 """The only place that opens a picture.
 
 Whatever is wrong with a file comes out as a PictureError with a reason short enough for a table.
-A locator `BUNDLE#17` names a picture inside an IDX file or a named data set; a file that really has
-that name comes first.
+A locator `BUNDLE#17` names a picture inside an IDX file, a named data set or an Arrow file; a file
+that really has that name comes first.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from fieldmark.data.sources.arrow import is_arrow_locator, read_arrow
 from fieldmark.data.sources.idx import load_idx
 from fieldmark.data.sources.named import NAMED_SOURCES, load_named
-from fieldmark.errors import PictureError, SourceError
+from fieldmark.errors import DownloadError, PictureError, SourceError
 from fieldmark.progress import Progress
 
 MAX_MEGAPIXELS: Final = 300
@@ -129,8 +131,9 @@ def open_with_header(
     assert channels in (1, 3), channels
     mode = "L" if channels == 1 else "RGB"
     if (pixels := read_bundled(path)) is not None:
-        height, width = pixels.shape
-        header = Header("", "L", bits=8, has_alpha=False, width=width, height=height)
+        height, width = pixels.shape[:2]
+        stored_mode = "L" if pixels.ndim == 2 else "RGB"
+        header = Header("", stored_mode, bits=8, has_alpha=False, width=width, height=height)
         return Image.fromarray(pixels).convert(mode), header
     with _opened(path) as picture:
         stored, is_wide = picture.size, _is_wide(picture)
@@ -164,7 +167,7 @@ def probe_picture(path: str) -> Probe:
         PictureError: as `open_picture`, but damage behind the header goes unseen.
     """
     if (pixels := read_bundled(path)) is not None:
-        return Probe(pixels.shape[1], pixels.shape[0], is_grey=True)
+        return Probe(pixels.shape[1], pixels.shape[0], is_grey=pixels.ndim == 2)
     with _opened(path) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):
@@ -209,9 +212,14 @@ def _probe_or_error(path: str) -> Probe | PictureError:
 
 
 def read_bundled(path: str) -> NDArray[np.uint8] | None:
-    """(h, w) pixels where `path` is a locator; None where it is a file, or may be one."""
+    """(h, w) pixels, or (h, w, 3), where `path` is a locator of an array; None where it is a file,
+    or may be one, or is one inside another (`read_encoded`).
+
+    Raises:
+        PictureError: there is no such picture.
+    """
     bundle, hash_sign, index = path.rpartition("#")
-    if not (hash_sign and index.isdecimal()) or _is_file(path):
+    if not (hash_sign and index.isdecimal()) or is_arrow_locator(path) or _is_file(path):
         return None
     if _is_file(bundle):
         try:
@@ -219,13 +227,25 @@ def read_bundled(path: str) -> NDArray[np.uint8] | None:
         except SourceError as error:
             raise PictureError(error.problem) from error
     elif bundle in NAMED_SOURCES:
-        images = load_named(bundle).images
+        try:
+            images = load_named(bundle).images
+        except (SourceError, DownloadError) as error:
+            raise PictureError(f"{error.problem}: `fieldmark datasets --get {bundle}`") from error
     else:
         return None
     if int(index) >= len(images):
         raise PictureError(f"there are only {len(images):,} pictures in that file")
     pixels: NDArray[np.uint8] = images[int(index)]
     return pixels
+
+
+def read_encoded(path: str) -> bytes | None:
+    """The bytes of a picture's file that lies inside another; None where `path` names no such.
+
+    Raises:
+        PictureError: there is no such picture.
+    """
+    return read_arrow(path) if is_arrow_locator(path) and not _is_file(path) else None
 
 
 def _is_file(path: str) -> bool:
@@ -243,17 +263,29 @@ def _formats(with_tga: bool) -> tuple[str, ...]:
 
 
 @contextmanager
+def _stream(path: str) -> Iterator[IO[bytes]]:
+    """The bytes of a picture's file, wherever it lies."""
+    if (content := read_encoded(path)) is not None:
+        if not content:
+            raise PictureError("file is empty")
+        yield BytesIO(content)
+        return
+    status = Path(path).stat()
+    # Asked before opening: opening a pipe waits for somebody to write to it.
+    if not stat.S_ISREG(status.st_mode):
+        is_folder = stat.S_ISDIR(status.st_mode)
+        raise PictureError("a folder, not a file" if is_folder else "not a regular file")
+    if status.st_size == 0:
+        raise PictureError("file is empty")
+    with Path(path).open("rb") as stream:
+        yield stream
+
+
+@contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
     """Open, and turn whatever goes wrong until the end of the block into a PictureError."""
     try:
-        status = Path(path).stat()
-        # Asked before opening: opening a pipe waits for somebody to write to it.
-        if not stat.S_ISREG(status.st_mode):
-            is_folder = stat.S_ISDIR(status.st_mode)
-            raise PictureError("a folder, not a file" if is_folder else "not a regular file")
-        if status.st_size == 0:
-            raise PictureError("file is empty")
-        with Path(path).open("rb") as stream:
+        with _stream(path) as stream:
             # TGA has no signature: by content alone, other files would pass for one.
             formats = _formats(with_tga=path.lower().endswith(".tga"))
             try:

@@ -290,8 +290,8 @@ def test_a_level_too_high_is_not_trained_on(tmp_path: Path) -> None:
     error_of(
         years,
         f"{years}: 2023, 2024; in each of them ants, bees",
-        f"name one level deeper: {years / '2023'}",
-        "gather the pictures of all of them by class",
+        "add --depth 2 (folders of one name become one class)",
+        f"or name one level deeper: {years / '2023'}",
     )
     # A picture beside the folders, other folders, or one alone (Tiny ImageNet's images/): classes.
     assert scan(fill(years, "2023/1.png")).class_names == ("2023", "2024")
@@ -306,7 +306,7 @@ def test_one_class_is_enough_to_be_evaluated_or_shown(tmp_path: Path) -> None:
     assert found_in(one) == [("ants/1.png", "ants", ""), ("ants/2.png", "ants", "")]
     assert scan([(str(one / "ants" / "1.png"), "ant")]).class_names == ("ant",)
     nested = fill(tmp_path / "2", "images/ants/1.png", "images/bees/2.png")
-    error_of(nested, "if the classes are ants, bees, name", str(nested / "images"))
+    error_of(nested, "if the classes are ants, bees, add --depth 2", str(nested / "images"))
 
 
 def test_missing(tmp_path: Path) -> None:
@@ -322,8 +322,8 @@ def test_missing(tmp_path: Path) -> None:
 def test_one_file(tmp_path: Path) -> None:
     fill(tmp_path, "1.png")
     error_of(tmp_path / "1.png", "one file is not a source", f"name the folder: {tmp_path}")
-    (tmp_path / "set.zip").write_bytes(b"PK")
-    error_of(tmp_path / "set.zip", "unpack it")
+    (tmp_path / "set.rar").write_bytes(b"Rar!")
+    error_of(tmp_path / "set.rar", "unpack it")
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"")
     error_of(tmp_path / "train-images-idx3-ubyte", "the folder that holds the IDX files")
     error_of("/dev/null", "neither a folder nor a file")

@@ -1,63 +1,77 @@
 """From whatever a user names to a manifest.
 
-A source is a folder of class folders, a folder of train/ val/ [test/] with class folders, a
-manifest CSV, a folder of IDX files, a known name, or a list of (path, label[, part]).
+A source is a folder of class folders, a folder of train/ val/ [test/] with class folders, a zip or
+tar of either, a manifest CSV, a folder of IDX files, a known name, a data set of the Hugging Face
+hub, or a list of (path, label[, part]).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from fieldmark.data.contents import content_keys
 from fieldmark.data.manifest import SILENT, Manifest, build_manifest, read_manifest
+from fieldmark.data.sources.archives import Unpacked, find_top, read_unpacked, unpack
 from fieldmark.data.sources.candidates import (
-    PART_WORDS,
     check_all_or_no_parts,
     check_labels,
     check_train_knows_all,
-    counted,
     merge_duplicates,
     part_of_word,
 )
+from fieldmark.data.sources.fetch import fetch_files, is_prepared, prepared_folder
+from fieldmark.data.sources.folders import find_in_folders
+from fieldmark.data.sources.hf import PREFIX as HUB_PREFIX
+from fieldmark.data.sources.hf import scan_hub
 from fieldmark.data.sources.idx import find_idx_pairs, read_idx_folder
-from fieldmark.data.sources.named import NAMED_SOURCES, load_named
+from fieldmark.data.sources.known import KNOWN_SETS, KnownSet
+from fieldmark.data.sources.listing import entries_of, list_folder, not_readable, some
+from fieldmark.data.sources.members import is_archive
+from fieldmark.data.sources.named import load_named
 from fieldmark.errors import SourceError, closest
 from fieldmark.progress import Progress
-from fieldmark.types import PARTS, LeftOut, Part, Sample
+from fieldmark.types import Sample
 
 Row = tuple[str, str] | tuple[str, str, str]
 
 _KINDS: Final = (
-    "a folder of class folders, a folder of train/ val/ [test/] with class folders, "
-    "a CSV (path,label[,split]), a folder of IDX files, or a known name: "
-    + ", ".join(NAMED_SOURCES)
-)
-NOT_UTF8: Final = "its name is not UTF-8: rename it"
-_LAYOUT: Final = "SOURCE/ants/1.jpg, SOURCE/bees/2.jpg: one folder for each class, pictures inside"
-# What operating systems and storage boxes leave behind; names that begin with a dot go as well.
-_LITTER: Final = frozenset(
-    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin")
+    "a folder of class folders, a folder of train/ val/ [test/] with class folders, a zip or tar "
+    "of either, a CSV (path,label[,split]), a folder of IDX files, hf:ORG/NAME, or a known name: "
+    + ", ".join(KNOWN_SETS)
 )
 
 
 def scan(
-    source: str | Path | Manifest | Iterable[Row | Sample], *, progress: Progress = SILENT
+    source: str | Path | KnownSet | Manifest | Iterable[Row | Sample],
+    *,
+    depth: int = 1,
+    progress: Progress = SILENT,
 ) -> Manifest:
     """Find the pictures of `source` and their labels; samples carry the part the source gives them.
 
     Headers are looked at, pixels are not: what is damaged further down shows when it is decoded.
-    The order depends on names alone, not on the file system.
+    The order depends on names alone, not on the file system. What is not on this machine yet is
+    downloaded, and told of before.
+
+    Args:
+        depth: of class folders: the class is the folder so many levels below the source, or below
+            train/, val/, test/.
 
     Raises:
         SourceError: there are no labelled pictures to be found; the message says why.
+        DownloadError: a known data set is not to be had.
     """
+    if isinstance(source, (str, os.PathLike)):
+        return _scan_path(os.fspath(source), depth, progress)
+    if isinstance(source, KnownSet):
+        return _scan_known(source, depth, progress)
+    _check_has_folders(depth, type(source).__name__)
     if isinstance(source, Manifest):
         return source
-    if isinstance(source, (str, os.PathLike)):
-        return _scan_path(os.fspath(source), progress)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
         return _scan_rows(source, progress)
     raise SourceError(
@@ -68,43 +82,89 @@ def scan(
     )
 
 
-def _scan_path(text: str, progress: Progress) -> Manifest:
+def _scan_path(text: str, depth: int, progress: Progress) -> Manifest:
     if not text.strip():
         raise SourceError("no source was given", valid=_KINDS, fix="name a folder of pictures")
     path = Path(text).expanduser().absolute()
     try:
         if path.is_dir():
-            return _scan_folder(path.resolve(), progress)
+            return _scan_folder(path.resolve(), depth, progress)
         if path.is_file():
-            return _scan_file(path, progress)
+            return _scan_file(path, depth, progress)
         there = path.exists()
     except OSError as error:
-        raise _not_readable(path, error) from error
+        raise not_readable(path, error) from error
     if there:
         raise SourceError(
             "this is neither a folder nor a file", given=path, valid=_KINDS, fix="name a folder"
         )
-    if text in NAMED_SOURCES:
-        return _scan_named(text)
+    if text in KNOWN_SETS:
+        return _scan_known(KNOWN_SETS[text], depth, progress)
+    if text.startswith(HUB_PREFIX):
+        _check_has_folders(depth, text)
+        return scan_hub(text, progress)
     raise _missing(text, path)
 
 
-def _scan_file(path: Path, progress: Progress) -> Manifest:
+def _scan_file(path: Path, depth: int, progress: Progress) -> Manifest:
+    if is_archive(path):
+        return _scan_archive(path, depth, progress)
+    _check_has_folders(depth, path)
     if path.suffix.lower() == ".csv":
         return read_manifest(path, progress=progress)
     fix = f"name the folder: {path.parent}"
-    if path.suffix.lower() in (".zip", ".tar", ".tgz", ".7z", ".rar") or ".tar." in path.name:
+    if path.suffix.lower() in (".7z", ".rar") or ".tar." in path.name:
         fix = "unpack it, and name the folder it unpacks to"
     elif "idx" in path.name.lower():
         fix = f"name the folder that holds the IDX files: {path.parent}"
     raise SourceError("one file is not a source of pictures", given=path, valid=_KINDS, fix=fix)
 
 
-def _scan_named(name: str) -> Manifest:
-    pictures = load_named(name)
-    samples = tuple(Sample(f"{name}#{i}", label) for i, label in enumerate(pictures.labels))
-    side = min(pictures.images.shape[1:])
-    return Manifest(samples, pictures.class_names, (), (), all_grey=True, typical_side_px=side)
+def _scan_archive(path: Path, depth: int, progress: Progress) -> Manifest:
+    sha256 = content_keys([str(path)], progress)[0]
+    if sha256 is None:
+        raise SourceError(
+            "this archive cannot be read", given=path, fix="check its permissions, or copy it again"
+        )
+    return _scan_unpacked(unpack(path, sha256, progress), depth, progress)
+
+
+def _scan_unpacked(unpacked: Unpacked, depth: int, progress: Progress) -> Manifest:
+    manifest = _scan_folder(find_top(unpacked.folder, depth), depth, progress)
+    note = f"Unpacked, the pictures lie in {unpacked.folder}."
+    return replace(
+        manifest,
+        left_out=(*unpacked.left_out, *manifest.left_out),
+        notes=(*manifest.notes, note),
+    )
+
+
+def _scan_known(known: KnownSet, depth: int, progress: Progress) -> Manifest:
+    if known.kind == "archive":
+        if is_prepared(known):
+            unpacked = read_unpacked(prepared_folder(known), known.files[0].name)
+        else:
+            unpacked = unpack(fetch_files(known, progress)[0], known.files[0].sha256, progress)
+        return _scan_unpacked(unpacked, depth, progress)
+    _check_has_folders(depth, known.name)
+    pictures = load_named(known.name, progress)
+    samples = tuple(
+        Sample(f"{known.name}#{i}", label, part)
+        for i, (label, part) in enumerate(zip(pictures.labels, pictures.parts, strict=True))
+    )
+    is_grey, side = pictures.images.ndim == 3, min(pictures.images.shape[1:3])
+    return Manifest(samples, pictures.class_names, (), (), all_grey=is_grey, typical_side_px=side)
+
+
+def _check_has_folders(depth: int, source: object) -> None:
+    """Raise SourceError for a depth where there are no class folders."""
+    if depth != 1:
+        raise SourceError(
+            "depth says how deep the class folders lie, and this source has none",
+            given=f"depth {depth}, {source}",
+            valid="a depth for a folder, a zip or a tar of class folders",
+            fix="leave --depth (data.depth) out",
+        )
 
 
 def _scan_rows(rows: Iterable[object], progress: Progress) -> Manifest:
@@ -139,29 +199,11 @@ def _sample_of_row(i: int, row: object) -> Sample:
 # Folders ------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Findings:
-    """What a walk through class folders collects."""
-
-    samples: list[Sample] = field(default_factory=list)
-    class_names: set[str] = field(default_factory=set)
-    left_out: list[LeftOut] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def _scan_folder(root: Path, progress: Progress) -> Manifest:
-    folders, files = _list(root)
-    if (idx_root := _find_idx_root(root, folders)) is not None:
+def _scan_folder(root: Path, depth: int, progress: Progress) -> Manifest:
+    if (idx_root := _find_idx_root(root, list_folder(root)[0])) is not None:
+        _check_has_folders(depth, idx_root)
         return _scan_idx(idx_root)
-    parts = {name: PART_WORDS[name.lower()] for name in folders if name.lower() in PART_WORDS}
-    # Two such names, or nothing else: nobody calls two classes "train" and "val".
-    found = _Findings()
-    if len(parts) > 1 or (parts and len(parts) == len(folders)):
-        _walk_parts(root, folders, parts, found)
-    else:
-        _walk_classes(root, "", found)
-    if files and folders:
-        found.notes.append(f"Not looked at, lying outside the class folders: {_some(files)}.")
+    found = find_in_folders(root, depth)
     # One file may be reached through several links, and must not land in two parts.
     kept, duplicates, notes = merge_duplicates(found.samples)
     return build_manifest(
@@ -172,135 +214,6 @@ def _scan_folder(root: Path, progress: Progress) -> Manifest:
         notes=(*found.notes, *notes),
         progress=progress,
     )
-
-
-def _walk_parts(
-    root: Path, folders: list[str], parts: Mapping[str, Part], found: _Findings
-) -> None:
-    by_part: dict[Part, str] = {}
-    for name, part in parts.items():
-        if part in by_part:
-            raise SourceError(
-                f"two folders both claim to be {part}",
-                given=f"{root}: {by_part[part]}, {name}",
-                fix="keep one of them, or merge them",
-            )
-        # Competitions ship a test/ of pictures without labels; it has no bearing on training.
-        if part != "train" and not _list(root / name)[0]:
-            found.notes.append(f"Not looked at, having no class folders: {name}/.")
-        else:
-            by_part[part] = name
-    if "train" not in by_part:
-        raise SourceError(
-            "there is no train/ beside the other parts",
-            given=f"{root}: {', '.join(parts)}",
-            valid="train/ with val/, test/ or both; or class folders alone",
-            fix="add train/, or name the folder of one part to use it by itself: "
-            f"{root / next(iter(parts))}",
-        )
-    alone = len(by_part) == 1
-    for part in PARTS:
-        if part in by_part:
-            _walk_classes(root / by_part[part], "" if alone else part, found)
-    if alone:
-        found.notes.append("train/ is the only part with labels; the others are drawn from it.")
-    others = [name for name in folders if name not in parts]
-    if others:
-        found.notes.append(f"Not looked at, being no part (train, val, test): {_some(others)}.")
-
-
-def _walk_classes(root: Path, part: Part | Literal[""], found: _Findings) -> None:
-    folders, files = _list(root)
-    if not folders:
-        raise SourceError(
-            "this folder holds no class folders"
-            + (f", but {counted(len(files), 'file')} directly" if files else ": it is empty"),
-            given=root,
-            valid=_LAYOUT,
-            fix="sort the pictures into one folder for each class, or write a CSV with the columns "
-            "path,label",
-        )
-    _check_level(root, folders)
-    for name in folders:
-        if not is_text(name):
-            found.left_out.append(LeftOut(shown(root / name), NOT_UTF8))
-            continue
-        found.class_names.add(name)
-        for path in _walk(root / name, set(), found.left_out):
-            found.samples.append(Sample(path, name, part))
-
-
-def _check_level(root: Path, folders: list[str]) -> None:
-    """Raise SourceError where the classes seem to lie one level deeper: 2023/ant, 2024/ant ..."""
-    inside = None
-    for name in folders:
-        try:
-            deeper, files = _entries(root / name)
-        except OSError:
-            return  # said where the folder is walked
-        if files or len(deeper) < 2 or (inside is not None and deeper != inside):
-            return
-        inside = deeper
-    if inside is None:
-        return
-    raise SourceError(
-        "these seem not to be the classes: they hold no picture directly, but the same folders"
-        if len(folders) > 1
-        else "this seems not to be a class: it holds no picture directly, but folders",
-        given=f"{root}: {_some(folders)}; in {'each of them' if folders[1:] else 'it'} "
-        f"{_some(inside)}",
-        valid=_LAYOUT,
-        fix=f"if the classes are {_some(inside)}, name one level deeper: {root / folders[0]}"
-        + ("; or gather the pictures of all of them by class" if len(folders) > 1 else "")
-        + "; if not, write a CSV with the columns path,label",
-    )
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]], left_out: list[LeftOut]) -> Iterator[str]:
-    """Every file below `folder` worth looking at. Links are followed, each folder once only, so
-    that links in a circle end."""
-    try:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        folders, files = _entries(folder)
-    except OSError as error:
-        left_out.append(LeftOut(shown(folder), f"folder cannot be opened: {error.strerror}"))
-        return
-    for name in sorted((*folders, *files)):
-        if not is_text(name):
-            left_out.append(LeftOut(shown(folder / name), NOT_UTF8))
-        elif name in files:
-            yield str(folder / name)
-        else:
-            yield from _walk(folder / name, seen, left_out)
-
-
-def find_files_below(folder: Path) -> list[str | LeftOut]:
-    """Every file below `folder` that may be a picture, then what could not be looked at; hidden
-    files and litter are none."""
-    left_out: list[LeftOut] = []
-    files = list(_walk(folder, set(), left_out))
-    return [*files, *left_out]
-
-
-def _list(folder: Path) -> tuple[list[str], list[str]]:
-    try:
-        return _entries(folder)
-    except OSError as error:
-        raise _not_readable(folder, error) from error
-
-
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of folders and of everything else, sorted, without hidden files and litter."""
-    folders: list[str] = []
-    files: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
-                (folders if entry.is_dir() else files).append(entry.name)
-    return sorted(folders), sorted(files)
 
 
 # IDX ----------------------------------------------------------------------------------------------
@@ -339,42 +252,19 @@ def _missing(text: str, path: Path) -> SourceError:
     while not parent.is_dir() and parent != parent.parent:
         parent, absent = parent.parent, parent.name
     try:
-        folders, files = _entries(parent)
-        siblings = [*folders, *(name for name in files if name.lower().endswith(".csv"))]
+        folders, files = entries_of(parent)
+        siblings = [*folders, *(name for name in files if _may_be_source(name))]
     except OSError:
         siblings = []
-    fix = f"check the spelling; {parent} has {_some(siblings) if siblings else 'no folders'}"
+    fix = f"check the spelling; {parent} has {some(siblings) if siblings else 'no folders'}"
     if near := closest(absent, siblings):
         fix = f"did you mean {parent / near}?"
-    elif near := closest(text, NAMED_SOURCES):
+    elif near := closest(text, KNOWN_SETS):
         fix = f"did you mean the data set {near!r}?"
     return SourceError(
         "there is no such folder, file or data set", given=text, valid=_KINDS, fix=fix
     )
 
 
-def _not_readable(folder: Path, error: OSError) -> SourceError:
-    return SourceError(
-        f"the folder cannot be read: {error.strerror or error}",
-        given=folder,
-        fix="check its permissions, or copy the pictures to a place of your own",
-    )
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    first = ", ".join(shown(name) for name in names[:limit])
-    return first + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
-
-
-def is_text(name: str) -> bool:
-    """False for a name that is no UTF-8, which no CSV, terminal or page could show."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def shown(path: str | Path) -> str:
-    """`path` with an escape in place of each byte that is no UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def _may_be_source(name: str) -> bool:
+    return name.lower().endswith(".csv") or is_archive(Path(name))

@@ -6,8 +6,8 @@ picture's file. It is written picture by picture under a hidden name, and gets h
 it is full, so a crash costs the pictures of one pack and leaves nothing that could be mistaken
 for one. Sealed packs never change; any number of processes read and write beside each other.
 
-Pictures are read at their place in the file and not through a memory map: as quick for pictures of
-this size (benchmarks/pixel_store_*.md), the process stays small whatever it has read, and a pack
+Pictures are read at their place in the file and not through a memory map: as quick for a whole
+picture (benchmarks/pixel_store_*.md), the process stays small whatever it has read, and a pack
 that somebody cuts short under a running training is a picture decoded again, not a crash.
 """
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fieldmark.api import Evaluation, Run, evaluate, show, train
     from fieldmark.errors import FieldmarkError
     from fieldmark.export.folders import export_weights
+    from fieldmark.inspection import Check, check
     from fieldmark.intake import import_weights
     from fieldmark.models.registry import create_model, list_models
     from fieldmark.models.summary import summarize
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = version("fieldmark")
 
 __all__ = [
+    "Check",
     "Estimate",
     "Evaluation",
     "FieldmarkError",
@@ -34,6 +36,7 @@ __all__ = [
     "Predictor",
     "Recipe",
     "Run",
+    "check",
     "create_model",
     "evaluate",
     "export_weights",
@@ -49,6 +52,7 @@ __all__ = [
 # Where each name lives. They are fetched on first use, so that the command line can answer
 # `--help` without waiting for torch.
 _HOMES = {
+    "Check": "inspection",
     "Estimate": "types",
     "Evaluation": "api",
     "FieldmarkError": "errors",
@@ -56,6 +60,7 @@ _HOMES = {
     "Predictor": "predict",
     "Recipe": "recipe",
     "Run": "api",
+    "check": "inspection",
     "create_model": "models.registry",
     "evaluate": "api",
     "export_weights": "export.folders",

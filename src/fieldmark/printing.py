@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from rich.box import HORIZONTALS
 from rich.cells import cell_len, set_cell_size
@@ -15,12 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fieldmark.data.groups import below_common_folder
 from fieldmark.evaluation.metrics import Metrics
 from fieldmark.evaluation.tables import per_class_table, printable
-from fieldmark.types import Prediction
+from fieldmark.types import PARTS, Part, Prediction
 
 if TYPE_CHECKING:
     from fieldmark.catalog import Entry
+    from fieldmark.data.check.result import Checked
+    from fieldmark.data.manifest import Manifest
     from fieldmark.models.summary import Summary
 
 
@@ -252,3 +255,73 @@ def _sizes(output_shape: tuple[int, ...], num_parameters: int, flops: int) -> tu
         f"{num_parameters:,}" if num_parameters else "",
         f"{flops / 1e6:,.1f}" if flops else "",
     )
+
+
+MAX_CLASS_LINES: Final = 12
+NUM_ENDS: Final = 3  # of a longer list of classes: the largest and the smallest
+
+
+def print_check(checked: Checked) -> None:
+    """What a check found: the set in figures, its classes, and a line with an example for every
+    kind of finding."""
+    console = _console()
+    manifest, (least, median, most) = checked.manifest, checked.sides
+    num = len(manifest.samples)
+    unread = num - checked.num_looked_at
+    lines = [
+        f"{num:,} pictures of {len(manifest.class_names):,} classes"
+        + (f", {unread:,} of them unreadable" if unread else ""),
+        f"short side {least:,} to {most:,} px, median {median:,}",
+        f"mean {_figures(checked.mean)}, std {_figures(checked.std)} (R, G, B)",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print(_class_counts(manifest))
+    for note in checked.notes:
+        console.print(note, highlight=False, markup=False, style="dim")
+    if not checked.findings:
+        console.print("\nNothing was found.", style="green")
+        return
+    paths = [sample.path for sample in manifest.samples]
+    paths += [item.path for item in manifest.left_out]
+    places = dict(zip(paths, below_common_folder(paths), strict=True))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("how bad", "what", "number"):
+        table.add_column(heading, justify="right" if heading == "number" else "left", no_wrap=True)
+    table.add_column("for example", overflow="fold")
+    colours = {"error": "red", "warning": "yellow", "note": "cyan"}
+    for kind, found in checked.by_kind().items():
+        severity, example = found[0].severity, found[0]
+        words = [places.get(path, path) for path in (example.path, *example.others[:1]) if path]
+        detail = example.detail
+        if example.label and not example.path and example.label not in detail:
+            detail = f"{example.label}: {detail}"
+        text = Text(printable(" = ".join(words)))
+        text.append((": " if words else "") + printable(detail), "dim" if words else "")
+        table.add_row(Text(severity, colours[severity]), kind, f"{len(found):,}", text)
+    console.print()
+    console.print(table)
+
+
+def _figures(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _class_counts(manifest: Manifest) -> Table | Text:
+    """Pictures of each class and part; of many classes the largest and the smallest."""
+    counts = manifest.count_by_class()
+    if len(counts) > MAX_CLASS_LINES:
+        ordered = sorted(counts, key=lambda name: -counts[name])
+        ends = [
+            ", ".join(f"{printable(name)} {counts[name]:,}" for name in names)
+            for names in (ordered[:NUM_ENDS], ordered[-NUM_ENDS:])
+        ]
+        return Text(f"largest classes: {ends[0]}; smallest: {ends[1]}")
+    parts: list[Part | Literal[""]] = [part for part in PARTS if manifest.of_part(part)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("class", overflow="fold")
+    for heading in [*map(str, parts)] or ["pictures"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    by_part = [manifest.count_by_class(part) for part in parts] or [counts]
+    for name in counts:
+        table.add_row(Text(printable(name)), *(f"{column[name]:,}" for column in by_part))
+    return table

@@ -1,0 +1,179 @@
+"""Pictures that are there more than once: the same ones, and nearly the same.
+
+Three sieves, each finer and dearer than the one before: 64 bits of a perceptual hash, 64 grey
+cells, and the details of a small grey picture, as it is or laid onto the other. Only the last one
+decides, so that two pictures of one kind of thing are not taken for copies. What each sieve lets
+through was chosen by measurement; docs/check.md has the figures.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldmark.data.check.alignment import (
+    Floats,
+    aligned_likeness,
+    details_of,
+    halved,
+    unit_rows,
+)
+from fieldmark.data.check.looks import Look, Signature
+from fieldmark.errors import PictureError
+from fieldmark.progress import Progress
+
+MAX_BITS_APART: Final = 22  # of 64; unrelated pictures are 32 apart on average
+MIN_CELLS_ALIKE: Final = 0.7  # correlation of 8x8 cells
+MIN_DETAILS_ALIKE: Final = 0.9  # correlation of the details, unmoved
+MIN_ALIGNED_ALIKE: Final = 0.85  # the same, once one is laid onto the other
+MAX_ALIGNMENTS: Final = 20_000  # half a millisecond each; the likeliest come first
+# A picture of one colour has no details, only the noise of its compression.
+_MAX_ONE_COLOUR: Final = 0.98
+_BLOCK: Final = 512  # rows of the table of all pairs that are in memory at once
+_PAIRS_AT_ONCE: Final = 20_000
+# Chroma, 0-255: what a change of saturation or a grey copy leaves alike.
+_NO_COLOUR: Final = 4.0
+_MIN_COLOURS_ALIKE: Final = 0.7
+
+Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Who is a copy of whom. A node is a set of identical pictures; most have one member.
+
+    Attributes:
+        nodes: positions of pictures, each set in order. What could not be read is in none.
+        near: the nodes that nearly equal a node; both ways. Not transitive: in a film each frame
+            is like the next, and the first is not like the last.
+        num_small: pictures too small to be asked whether they are nearly another one.
+        num_untried: pairs that were alike in the large and not compared in detail, being too many.
+    """
+
+    nodes: tuple[tuple[int, ...], ...]
+    near: Mapping[int, tuple[int, ...]]
+    num_small: int
+    num_untried: int
+
+    def together(self) -> tuple[tuple[int, ...], ...]:
+        """Sets of pictures that copies of copies connect; those that stand alone are in none."""
+        result: list[tuple[int, ...]] = []
+        seen: set[int] = set()
+        for first in range(len(self.nodes)):
+            if first in seen:
+                continue
+            seen.add(first)
+            found: list[int] = []
+            due = [first]
+            while due:
+                node = due.pop()
+                found += self.nodes[node]
+                new = [other for other in self.near.get(node, ()) if other not in seen]
+                seen.update(new)
+                due += new
+            if len(found) > 1:
+                result.append(tuple(sorted(found)))
+        return tuple(result)
+
+
+def find_copies(looks: Sequence[Look | PictureError], progress: Progress) -> Copies:
+    """Compare every picture with every other."""
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for i, look in enumerate(looks):
+        if isinstance(look, Look):
+            by_key[look.key].append(i)
+    nodes = tuple(tuple(positions) for positions in by_key.values())
+    signatures: list[Signature] = []
+    asked: list[int] = []
+    num_small = 0
+    for node, positions in enumerate(nodes):
+        look = looks[positions[0]]
+        assert isinstance(look, Look)
+        if look.signature is None:
+            num_small += len(positions)
+        elif look.one_colour < _MAX_ONE_COLOUR:
+            signatures.append(look.signature)
+            asked.append(node)
+    pairs, num_untried = near_pairs(signatures, progress)
+    near: dict[int, list[int]] = defaultdict(list)
+    for i, j in pairs:
+        near[asked[i]].append(asked[j])
+        near[asked[j]].append(asked[i])
+    in_order = {node: tuple(sorted(others)) for node, others in near.items()}
+    return Copies(nodes, in_order, num_small, num_untried)
+
+
+def near_pairs(
+    signatures: Sequence[Signature], progress: Progress
+) -> tuple[list[tuple[int, int]], int]:
+    """Pairs (i, j), i < j, that are nearly the same picture; and how many were not tried."""
+    if len(signatures) < 2:
+        return [], 0
+    thumbs = np.stack([signature.thumb for signature in signatures]).astype(np.float32)
+    chroma = np.stack([signature.chroma for signature in signatures])
+    details = unit_rows(details_of(thumbs))
+    found: list[tuple[int, int]] = []
+    rest_i: list[Ints] = []
+    rest_j: list[Ints] = []
+    rest_alike: list[Floats] = []
+    hashes = np.array([signature.phash for signature in signatures], np.uint64)
+    with progress.task("comparing the pictures", len(signatures)) as task:
+        for num_rows, i, j, alike in _alike_in_the_large(hashes, thumbs):
+            same = _products(details, i, j) >= MIN_DETAILS_ALIKE
+            fits = _colours_fit(chroma, i, j)
+            found += zip(i[same & fits].tolist(), j[same & fits].tolist(), strict=True)
+            moved = ~same & fits
+            rest_i.append(i[moved])
+            rest_j.append(j[moved])
+            rest_alike.append(alike[moved])
+            task.advance(num_rows)
+    i, j = np.concatenate(rest_i), np.concatenate(rest_j)
+    likeliest = np.argsort(-np.concatenate(rest_alike), kind="stable")[:MAX_ALIGNMENTS]
+    num_untried = len(i) - len(likeliest)
+    i, j = i[likeliest], j[likeliest]
+    with progress.task("laying pictures onto each other", len(i)) as task:
+        for start in range(0, len(i), _BLOCK):
+            a, b = i[start : start + _BLOCK], j[start : start + _BLOCK]
+            same = aligned_likeness(thumbs[a], thumbs[b]) >= MIN_ALIGNED_ALIKE
+            found += zip(a[same].tolist(), b[same].tolist(), strict=True)
+            task.advance(len(a))
+    return sorted(found), num_untried
+
+
+def _alike_in_the_large(
+    hashes: NDArray[np.uint64], thumbs: Floats
+) -> Iterator[tuple[int, Ints, Ints, Floats]]:
+    """(rows done, i, j, correlation of cells) for the pairs that pass the first two sieves."""
+    cells = unit_rows(halved(halved(thumbs)))
+    for start in range(0, len(hashes), _BLOCK):
+        rows = hashes[start : start + _BLOCK]
+        apart = np.bitwise_count(rows[:, None] ^ hashes[None, start:])
+        i, j = np.nonzero(np.triu(apart <= MAX_BITS_APART, 1))
+        alike = _products(cells, i + start, j + start)
+        passed = alike >= MIN_CELLS_ALIKE
+        yield len(rows), i[passed] + start, j[passed] + start, alike[passed]
+
+
+def _products(rows: Floats, i: Ints, j: Ints) -> Floats:
+    result = np.empty(len(i), np.float32)
+    for start in range(0, len(i), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        result[part] = np.einsum("pm,pm->p", rows[i[part]], rows[j[part]])
+    return result
+
+
+def _colours_fit(chroma: NDArray[np.uint8], i: Ints, j: Ints) -> NDArray[np.bool_]:
+    """A red shirt is no copy of a blue one; a photo in grey or in faded colours is one."""
+    rows = chroma.reshape(len(chroma), -1).astype(np.float32) - 128
+    strength = np.abs(rows).mean(1)
+    length = np.maximum(np.linalg.norm(rows, axis=1), 1e-6)
+    alike = _products(rows, i, j) / (length[i] * length[j])
+    result: NDArray[np.bool_] = (np.minimum(strength[i], strength[j]) < _NO_COLOUR) | (
+        alike >= _MIN_COLOURS_ALIKE
+    )
+    return result

@@ -1,0 +1,216 @@
+"""One cheap look at every picture: all that a check needs to know of it.
+
+A picture is decoded once, a photo at a fraction of its size, and what was seen is remembered by the
+content of the file: a second check decodes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fieldmark.data.contents import content_keys
+from fieldmark.data.memory import Memory
+from fieldmark.data.pictures import open_with_header
+from fieldmark.errors import PictureError
+from fieldmark.progress import Progress
+
+# Names what is remembered: to be counted up when a look sees anything else than it did.
+_KIND: Final = "look-1"
+LOOK_SIDE_PX: Final = 96  # pictures are looked at with this short side, or smaller if they are
+THUMB_PX: Final = 32  # what imagehash.phash makes of a picture before it transforms it
+_CHROMA_PX: Final = 4
+# A smaller picture is not asked whether it is nearly another one (docs/check.md: "Small pictures").
+MIN_NEAR_PX: Final = 64
+# "One colour" is the commonest one and what differs from it by no more than JPEG may add.
+_SAME_COLOUR: Final = 8
+
+Pixels = NDArray[np.uint8]
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a picture is recognized by when its file is another.
+
+    Attributes:
+        phash: `imagehash.phash`, 64 bits as one number, the first bit highest.
+        thumb: (32, 32) uint8, grey.
+        chroma: (4, 4, 2) uint8, Cb and Cr; 128 is no colour.
+    """
+
+    phash: int
+    thumb: Pixels
+    chroma: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of one picture.
+
+    Attributes:
+        key: pictures with one key are the same: by their pixels if they are small, else by the
+            bytes of their files.
+        format, mode, bits, has_alpha, width, height: see `pictures.Header`.
+        mean, std: R, G and B over the pixels, on the scale where white is 1.
+        contrast: standard deviation of the brightness, on the same scale.
+        one_colour: the share of pixels that have the commonest colour, or nearly.
+        signature: None where the picture is too small to be told from others of its kind.
+    """
+
+    key: str
+    format: str
+    mode: str
+    bits: int
+    has_alpha: bool
+    width: int
+    height: int
+    mean: Channels
+    std: Channels
+    contrast: float
+    one_colour: float
+    signature: Signature | None
+
+
+def look_at(
+    paths: Sequence[str], progress: Progress, *, memory: Memory | None = None
+) -> list[Look | PictureError]:
+    """Look at every picture, in order; what is wrong with a file takes its place.
+
+    Truncation shows, as files are read to their end at any scale.
+
+    Args:
+        memory: where looks are remembered; None takes the user's cache.
+    """
+    memory = memory or Memory()
+    contents = content_keys(paths, progress, memory=memory)
+    known = memory.facts(_KIND, {content for content in contents if content})
+    seen: dict[str, Look] = {}
+    for content, fact in known.items():
+        if (look := _from_text(fact)) is not None:
+            seen[content] = look
+    # What cannot be read has no content to be known by.
+    names = [c or f"unreadable {path}" for path, c in zip(paths, contents, strict=True)]
+    todo: dict[str, str] = {}  # of equal files one is looked at
+    for path, name in zip(paths, names, strict=True):
+        if name not in seen:
+            todo.setdefault(name, path)
+    fresh: dict[str, Look | PictureError] = {}
+    if todo:
+        with (
+            progress.task("examining the pictures", len(todo)) as task,
+            ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fieldmark-look") as pool,
+        ):
+            try:
+                for name, found in zip(todo, pool.map(_look, todo, todo.values()), strict=True):
+                    fresh[name] = found
+                    task.advance()
+            finally:
+                pool.shutdown(cancel_futures=True)
+                new = {c: _to_text(x) for c, x in fresh.items() if isinstance(x, Look)}
+                memory.remember_facts(_KIND, new)  # also what was done before Ctrl-C
+    return [seen[name] if name in seen else fresh[name] for name in names]
+
+
+def _look(content: str, path: str) -> Look | PictureError:
+    try:
+        picture, header = open_with_header(path, 3, LOOK_SIDE_PX)
+    except PictureError as error:
+        return error
+    full = (picture.width, picture.height) == (header.width, header.height)
+    small = _reduced(picture)
+    key = content
+    if full and small is picture:  # then all its pixels are here
+        key = sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+    pixels_n3 = np.asarray(small).reshape(-1, 3)
+    grey = small.convert("L")
+    mean, std = pixels_n3.mean(0) / 255, pixels_n3.std(0) / 255
+    return Look(
+        key=key,
+        format=header.format,
+        mode=header.mode,
+        bits=header.bits,
+        has_alpha=header.has_alpha,
+        width=header.width,
+        height=header.height,
+        mean=tuple(mean.round(5).tolist()),
+        std=tuple(std.round(5).tolist()),
+        contrast=round(float(np.asarray(grey).std()) / 255, 5),
+        one_colour=round(_share_of_one_colour(pixels_n3), 4),
+        signature=_sign(small, grey) if min(header.width, header.height) >= MIN_NEAR_PX else None,
+    )
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """The picture with a short side of LOOK_SIDE_PX; smaller ones as they are."""
+    scale = LOOK_SIDE_PX / min(picture.size)
+    if scale >= 1:
+        return picture
+    size = (round(picture.width * scale), round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.BOX)
+
+
+def _share_of_one_colour(pixels_n3: Pixels) -> float:
+    coarse = (pixels_n3 >> 4).astype(np.int64)
+    cells = coarse[:, 0] << 8 | coarse[:, 1] << 4 | coarse[:, 2]
+    colour = np.median(pixels_n3[cells == np.bincount(cells).argmax()], axis=0)
+    return float((np.abs(pixels_n3 - colour).max(1) <= _SAME_COLOUR).mean())
+
+
+def _sign(small: Image.Image, grey: Image.Image) -> Signature:
+    from imagehash import phash  # brings scipy
+
+    thumb = grey.resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
+    bits = np.packbits(phash(thumb).hash)
+    chroma = small.convert("YCbCr").resize((_CHROMA_PX, _CHROMA_PX), Image.Resampling.BOX)
+    return Signature(
+        int.from_bytes(bits.tobytes(), "big"), np.asarray(thumb), np.asarray(chroma)[..., 1:].copy()
+    )
+
+
+# As text for the memory ---------------------------------------------------------------------------
+
+
+def _to_text(look: Look) -> str:
+    values = [getattr(look, field.name) for field in fields(Look)]
+    if (signature := look.signature) is not None:
+        values[-1] = (
+            f"{signature.phash:016x}",
+            base64.b64encode(signature.thumb.tobytes()).decode(),
+            base64.b64encode(signature.chroma.tobytes()).decode(),
+        )
+    return json.dumps(values, separators=(",", ":"))
+
+
+def _from_text(text: str) -> Look | None:
+    """None for what another program, or a damaged disk, has left."""
+    try:
+        *values, signature = json.loads(text)
+        words: list[Any] = [tuple(x) if isinstance(x, list) else x for x in values]
+        words.append(_signature_of(signature) if signature else None)
+        return Look(*words)
+    except (ValueError, TypeError):
+        return None
+
+
+def _signature_of(texts: Any) -> Signature:
+    phash, thumb, chroma = texts
+    return Signature(
+        int(phash, 16),
+        _pixels(thumb).reshape(THUMB_PX, THUMB_PX),
+        _pixels(chroma).reshape(_CHROMA_PX, _CHROMA_PX, 2),
+    )
+
+
+def _pixels(text: str) -> Pixels:
+    return np.frombuffer(base64.b64decode(text), np.uint8)

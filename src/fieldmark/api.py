@@ -26,6 +26,7 @@ from fieldmark.assembly.pictures import (
     check_classes,
     find_samples,
     find_test_part,
+    look_for_copies,
     make_loaders,
     part_to_evaluate,
     say_left_out,
@@ -35,6 +36,7 @@ from fieldmark.assembly.pictures import (
 )
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.manifest import write_manifest
+from fieldmark.data.pixels.plan import check_device
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import decode_exactly, prepare_data
 from fieldmark.data.sources.candidates import counted
@@ -121,11 +123,13 @@ def train(
 
     # What would be refused in the end is refused before anything is looked at.
     runtime = open_runtime(recipe.device, recipe.precision)
+    check_device(recipe.data.cache, runtime.device)
     check_weights(recipe)
     named_directory(out, name)
 
     # The pictures: found, named, split.
     found, source_names = find_samples(source, recipe, progress)
+    found = look_for_copies(found, recipe, progress)
     manifest = split(
         found,
         val_fraction=recipe.data.val_fraction,

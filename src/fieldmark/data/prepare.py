@@ -93,6 +93,9 @@ def prepare_data(
         )
 
     train, val, test = store("train"), store("val"), store("test")
+    if num_found := train.num_found + val.num_found + test.num_found:
+        of_all = f"{num_found:,} of {len(manifest.samples):,} pictures"
+        progress.say(f"{of_all} were decoded by an earlier run")
     readable = manifest.without([*train.left_out, *val.left_out, *test.left_out])
     check_train_has_all_classes(manifest, train)
     return PreparedData(readable, _measured(draft, recipe, train), train, val, test)

@@ -381,3 +381,10 @@ def test_listing_limiting_clearing(folder: Path, cache: PixelCache) -> None:
     assert (cache.list_kept(), cache.num_bytes, cache.limit) == ([], 0, 10**9)
     (cache.root / "limit").write_text("nonsense")
     assert cache.limit == DEFAULT_LIMIT
+
+
+def test_a_store_knows_what_was_there_before(folder: Path, cache: PixelCache) -> None:
+    assert build(folder, cache).num_found == 0
+    Image.new("RGB", (24, 24), "red").save(folder / "002.png")
+    assert build(folder, cache).num_found == 5
+    assert build(folder, None, "ram").num_found == 0

@@ -80,6 +80,8 @@ def build_store(
                 gathered.add(index, Decoded(pixels, place.aspect))
                 task.advance()
 
+        gathered.num_found = len(gathered.aspects)
+
         # What is not, and what has gone since it was found.
         todo = [index for index in range(len(samples)) if index not in gathered.aspects]
         with _writing(cache, form, [samples[index].path for index in todo], keep) as write:
@@ -102,6 +104,7 @@ class _Gathered:
         self.form, self.keep = form, keep
         self.aspects: dict[int, float] = {}
         self.left_out: dict[int, LeftOut] = {}
+        self.num_found = 0
         self.pixels: dict[int, Pixels] = {}
         self.images_rhwc = torch.empty(0, dtype=torch.uint8)
         if keep == "gpu":
@@ -137,6 +140,7 @@ class _Gathered:
             self.form,
             self._holder(good, kept, cache, contents),
             np.array([self.aspects[index] for index in good], np.float64),
+            self.num_found,
         )
 
     def _holder(

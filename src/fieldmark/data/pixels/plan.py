@@ -68,6 +68,17 @@ def plan_pixels(
     return Plan(keep, cache, f"{about}: {where}, and kept for the next run in {cache.root}")
 
 
+def check_device(word: CacheWord, device: torch.device) -> None:
+    """Raise RecipeError where the device cannot keep pictures."""
+    if word == "gpu" and device.type != "cuda":
+        raise RecipeError(
+            "pictures can be kept on a CUDA GPU only",
+            given=f"data.cache = gpu, device {device}",
+            valid="auto, ram, disk or none on this device",
+            fix="drop --cache gpu, or train with --device cuda",
+        )
+
+
 def _auto(num_bytes: int, device: torch.device, has_room: bool) -> Keep:
     if device.type == "cuda" and num_bytes <= GPU_SHARE * _free_on_gpu(device):
         return "gpu"
@@ -80,14 +91,8 @@ def _check(
     keep: Keep, num_bytes: int, device: torch.device, cache: PixelCache, *, has_room: bool
 ) -> None:
     """Raise RecipeError where what was asked for cannot be."""
+    check_device(keep, device)
     needed = f"data.cache = {keep}; decoded, the pictures take about {size(num_bytes)}"
-    if keep == "gpu" and device.type != "cuda":
-        raise RecipeError(
-            "pictures can be kept on a CUDA GPU only",
-            given=f"data.cache = gpu, device {device}",
-            valid="auto, ram, disk or none on this device",
-            fix="drop --cache gpu, or train with --device cuda",
-        )
     if keep == "gpu" and num_bytes > _free_on_gpu(device):
         raise RecipeError(
             "there is not enough memory on the GPU for the pictures",

@@ -26,6 +26,7 @@ class PixelStore:
         holder: where they are.
         aspects_n: (n,) float64, width / height of what each picture shows, which a canvas does
             not tell by its own shape.
+        num_found: how many of the pictures an earlier run had decoded.
     """
 
     samples: tuple[Sample, ...]
@@ -33,6 +34,7 @@ class PixelStore:
     form: Form
     holder: Holder
     aspects_n: npt.NDArray[np.float64]
+    num_found: int = 0
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fieldmark.checkpoint import ModelInfo
-from fieldmark.data.groups import group_by
+from fieldmark.data.check.quick import quick_check
+from fieldmark.data.groups import group_by, merge
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_samples
 from fieldmark.data.prepare import PreparedData
@@ -59,6 +60,21 @@ def find_samples(
         samples, notes = group_by(manifest.samples, recipe.data.group_by)
         manifest = replace(manifest, samples=samples, notes=(*manifest.notes, *notes))
     return manifest.renamed(recipe.data.class_names), manifest.class_names
+
+
+def look_for_copies(manifest: Manifest, recipe: Recipe, progress: Progress) -> Manifest:
+    """Warn of what would spoil a training, and tie copies of one picture into one group.
+
+    Parts that the source gives are not changed. Where nothing is found, neither is anything else.
+    """
+    if not recipe.data.quick_check:
+        return manifest
+    quick = quick_check(manifest, progress)
+    for line in quick.warnings:
+        progress.say(line)
+    if not quick.together:
+        return manifest
+    return replace(manifest, samples=merge(manifest.samples, quick.together))
 
 
 def make_loaders(

@@ -13,6 +13,7 @@ from fieldmark.data.check.oddities import find_blank, find_class_sizes, seen_of
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.sources.candidates import counted
 from fieldmark.progress import Progress
+from fieldmark.types import PARTS, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class QuickCheck:
     Attributes:
         warnings: one line each, with a count and an example.
         together: positions in the manifest's samples of pictures that are copies, nearly or
-            wholly, and must not be drawn into different parts.
+            wholly, and must not be drawn into different parts. Copies in parts that the source
+            gives are apart already: there, those of each part are a set by themselves.
     """
 
     warnings: tuple[str, ...]
@@ -60,7 +62,18 @@ def quick_check(manifest: Manifest, progress: Progress) -> QuickCheck:
             "`fieldmark check SOURCE` shows all of them and can write a manifest without them; "
             "--set data.quick_check=false looks for none."
         )
-    return QuickCheck(tuple(warnings), copies.together())
+    return QuickCheck(tuple(warnings), _within_parts(samples, copies.together()))
+
+
+def _within_parts(
+    samples: Sequence[Sample], together: Sequence[Sequence[int]]
+) -> tuple[tuple[int, ...], ...]:
+    by_part = (
+        tuple(i for i in positions if samples[i].part == part)
+        for positions in together
+        for part in ("", *PARTS)
+    )
+    return tuple(positions for positions in by_part if len(positions) > 1)
 
 
 def _imbalance(manifest: Manifest) -> list[Finding]:

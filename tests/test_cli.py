@@ -25,7 +25,7 @@ from fieldmark.printing import print_metrics
 from fieldmark.recipe import load_recipe
 
 Verb = Callable[..., Any]  # see conftest.py
-VERBS = ("demo", "train", "evaluate", "predict", "summary", "models", "show")
+VERBS = ("demo", "train", "evaluate", "predict", "summary", "models", "show", "datasets")
 # The issue's words; each verb has those that mean something to it.
 OPTIONS = {
     "train": "model weights mode epochs batch-size size lr optimizer schedule augment seed device "
@@ -36,6 +36,7 @@ OPTIONS = {
     "models": "filter",
     "show": "num augmented out model size augment depth seed recipe set",
     "demo": "quick out",
+    "datasets": "get",
 }
 
 
@@ -78,7 +79,8 @@ def test_help_of_a_verb_has_an_example_and_fits(verb: Verb, terminal: None, name
 def test_help_explains_every_kind_of_source(verb: Verb, name: str) -> None:
     """Brackets are rich's markup too: unescaped, `[test/]` vanished."""
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", verb(name, "--help").out).split())
-    for kind in ("class folders", "[test/]", "path,label[,split]", "IDX files", "digits"):
+    kinds = ("class folders", "[test/]", "zip", "path,label[,split]", "IDX files", "hf:ORG/NAME")
+    for kind in kinds:
         assert kind in text
 
 

@@ -20,7 +20,7 @@ def datasets(
         typer.Option("--get", metavar="NAME", help="Download it, to be used without a network."),
     ] = None,
 ) -> None:
-    """The data sets known by name: size, licence, and whether they are on this machine."""
+    """The data sets known by name: size, licence, here or not."""
     from fieldmark.data.sources.known import KNOWN_SETS
     from fieldmark.data.sources.scan import scan
     from fieldmark.errors import SourceError, check_choice

@@ -301,6 +301,82 @@ def test_a_level_too_high_is_not_trained_on(tmp_path: Path) -> None:
     assert scan(images).class_names == ("ants", "bees")
 
 
+# Depth --------------------------------------------------------------------------------------------
+
+
+def labels_in(root: Path, depth: int) -> list[tuple[str, str, str]]:
+    return [
+        (str(Path(s.path).relative_to(root)), s.label, s.part)
+        for s in scan(root, depth=depth).samples
+    ]
+
+
+def test_folders_of_one_name_are_one_class(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{year}/{name}" for year in ("2023", "2024") for name in TWO))
+    fill(tmp_path, "2024/owls/deep/3.png")
+    assert labels_in(tmp_path, 2) == [
+        ("2023/ants/1.png", "ants", ""),
+        ("2023/bees/2.png", "bees", ""),
+        ("2024/ants/1.png", "ants", ""),
+        ("2024/bees/2.png", "bees", ""),
+        ("2024/owls/deep/3.png", "owls", ""),
+    ]
+    assert scan(tmp_path, depth=2).notes == (
+        "Folders of one name are one class: 4 folders became 2 classes, as 2023/ants, 2024/ants "
+        "became ants.",
+    )
+
+
+def test_kinds_of_kinds(tmp_path: Path) -> None:
+    fill(tmp_path, "dogs/poodle/1.png", "dogs/pug/2.png", "cats/persian/3.png")
+    assert scan(tmp_path).class_names == ("cats", "dogs")
+    manifest = scan(tmp_path, depth=2)
+    assert (manifest.class_names, manifest.notes) == (("persian", "poodle", "pug"), ())
+
+
+def test_depth_counts_below_the_parts(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{part}/x/{name}" for part in ("train", "val") for name in TWO))
+    assert [(label, part) for _, label, part in labels_in(tmp_path, 2)] == [
+        *(("ants", "train"), ("bees", "train"), ("ants", "val"), ("bees", "val")),
+    ]
+
+
+def test_pictures_above_the_class_folders_are_left_out(tmp_path: Path) -> None:
+    fill(tmp_path, "0.png", "x/1.png", "x/y/2.png", "x/y/ants/3.png", "x/z/bees/4.png")
+    manifest = scan(tmp_path, depth=3)
+    assert [Path(s.path).name for s in manifest.samples] == ["3.png", "4.png"]
+    assert {Path(i.path).name: i.reason for i in manifest.left_out} == {
+        "1.png": "it lies 1 level down, the classes 3",
+        "2.png": "it lies 2 levels down, the classes 3",
+    }
+    assert manifest.notes == ("Not looked at, lying outside the class folders: 0.png.",)
+
+
+def test_a_depth_that_is_not_there(tmp_path: Path) -> None:
+    fill(tmp_path, *TWO)
+    for depth in (2, 5):
+        with pytest.raises(SourceError, match=r"(?s)levels down.*leave --depth out"):
+            scan(tmp_path, depth=depth)
+    fill(tmp_path, "ants/nest/3.png")
+    with pytest.raises(SourceError, match="it is at most 2"):
+        scan(tmp_path, depth=3)
+    with pytest.raises(SourceError, match="depth says how deep"):
+        scan([(str(tmp_path / "ants/1.png"), "ants")], depth=2)
+
+
+def test_a_level_too_high_below_a_depth(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"a/{year}/{name}" for year in ("2023", "2024") for name in TWO))
+    with pytest.raises(SourceError, match="add --depth 3"):
+        scan(tmp_path, depth=2)
+
+
+def test_links_in_a_circle_end_at_any_depth(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"2023/{name}" for name in TWO))
+    (tmp_path / "2023" / "again").symlink_to(tmp_path)
+    with pytest.raises(SourceError, match="there 2 times with different labels: again, ants"):
+        scan(tmp_path, depth=2)
+
+
 def test_one_class_is_enough_to_be_evaluated_or_shown(tmp_path: Path) -> None:
     one = fill(tmp_path / "1", "ants/1.png", "ants/2.png")
     assert found_in(one) == [("ants/1.png", "ants", ""), ("ants/2.png", "ants", "")]

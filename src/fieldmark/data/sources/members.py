@@ -126,12 +126,13 @@ def _in_tar(opened: tarfile.TarFile, raw: IO[bytes]) -> Iterator[Member]:
         num_bytes = info.size if info.isreg() else 0
         content = partial(_content, opened, info)
         yield Member(info.name, kind, num_bytes, raw.tell(), False, content)
-    # Python ends in silence where a header is damaged or cut; an archive ends with zeros.
+    # Python ends in silence where a header is damaged or cut, or the rest is missing. A whole
+    # archive ends with blocks of zeros (POSIX.1, ustar).
     stream = opened.fileobj
     assert stream is not None
     stream.seek(opened.offset)
-    if any(stream.read(_BLOCK)):
-        raise tarfile.ReadError("what follows the last whole member is no header")
+    if stream.read(_BLOCK) != bytes(_BLOCK):
+        raise tarfile.ReadError("it does not end as a tar does")
 
 
 def _content(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

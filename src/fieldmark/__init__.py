@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fieldmark.intake import import_weights
     from fieldmark.models.registry import create_model, list_models
     from fieldmark.models.summary import summarize
+    from fieldmark.partition import Partition, split
     from fieldmark.predict import Predictor, load
     from fieldmark.recipe import Recipe, load_recipe
     from fieldmark.types import Estimate, Prediction
@@ -32,6 +33,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "FieldmarkError",
+    "Partition",
     "Prediction",
     "Predictor",
     "Recipe",
@@ -45,6 +47,7 @@ __all__ = [
     "load",
     "load_recipe",
     "show",
+    "split",
     "summarize",
     "train",
 ]
@@ -56,6 +59,7 @@ _HOMES = {
     "Estimate": "types",
     "Evaluation": "api",
     "FieldmarkError": "errors",
+    "Partition": "partition",
     "Prediction": "types",
     "Predictor": "predict",
     "Recipe": "recipe",
@@ -69,6 +73,7 @@ _HOMES = {
     "load": "predict",
     "load_recipe": "recipe",
     "show": "api",
+    "split": "partition",
     "summarize": "models.summary",
     "train": "api",
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from rich.box import HORIZONTALS
 from rich.cells import cell_len, set_cell_size
@@ -17,8 +18,8 @@ from rich.text import Text
 
 from fieldmark.data.groups import below_common_folder
 from fieldmark.evaluation.metrics import Metrics
-from fieldmark.evaluation.tables import per_class_table, printable
-from fieldmark.types import PARTS, Part, Prediction
+from fieldmark.evaluation.tables import MOST_CLASSES_IN_TERMINAL, per_class_table, printable
+from fieldmark.types import PARTS, Part, Prediction, Sample
 
 if TYPE_CHECKING:
     from fieldmark.catalog import Entry
@@ -258,6 +259,7 @@ def _sizes(output_shape: tuple[int, ...], num_parameters: int, flops: int) -> tu
 
 
 MAX_CLASS_LINES: Final = 12
+MAX_FOLD_COLUMNS: Final = 10
 NUM_ENDS: Final = 3  # of a longer list of classes: the largest and the smallest
 
 
@@ -316,12 +318,44 @@ def _class_counts(manifest: Manifest) -> Table | Text:
             for names in (ordered[:NUM_ENDS], ordered[-NUM_ENDS:])
         ]
         return Text(f"largest classes: {ends[0]}; smallest: {ends[1]}")
-    parts: list[Part | Literal[""]] = [part for part in PARTS if manifest.of_part(part)]
+    parts: list[Part] = [part for part in PARTS if manifest.of_part(part)]
+    by_part = {str(part): manifest.count_by_class(part) for part in parts}
+    return _counts(manifest.class_names, by_part or {"pictures": counts})
+
+
+def _counts(names: Sequence[str], columns: Mapping[str, Mapping[str, int]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("class", overflow="fold")
-    for heading in [*map(str, parts)] or ["pictures"]:
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    by_part = [manifest.count_by_class(part) for part in parts] or [counts]
-    for name in counts:
-        table.add_row(Text(printable(name)), *(f"{column[name]:,}" for column in by_part))
+    for name in names:
+        table.add_row(Text(printable(name)), *(f"{column[name]:,}" for column in columns.values()))
     return table
+
+
+def print_parts(manifests: Sequence[Manifest]) -> None:
+    """Pictures of each class in each part; of folds, those that each tests."""
+    first = manifests[0]
+    if len(manifests) == 1:
+        held: dict[str, Sequence[Sample]] = {
+            part: first.of_part(part) for part in PARTS if first.of_part(part)
+        }
+    else:
+        held = {f"fold {i}": fold.of_part("test") for i, fold in enumerate(manifests, start=1)}
+    held = {**held, "all": first.samples} if len(held) <= MAX_FOLD_COLUMNS else {}
+    columns = {heading: Counter(s.label for s in samples) for heading, samples in held.items()}
+    console = _console()
+    console.print()
+    if not columns:
+        sizes = [len(fold.of_part("test")) for fold in manifests]
+        console.print(f"{len(sizes)} folds, which test {min(sizes):,} to {max(sizes):,} pictures")
+        return
+    few = len(first.class_names) <= MOST_CLASSES_IN_TERMINAL
+    table = _counts(first.class_names if few else (), columns)
+    table.add_row("all", *(f"{len(samples):,}" for samples in held.values()), style="bold")
+    if any(sample.group for sample in first.samples):
+        groups = (len({s.group for s in samples} - {""}) for samples in held.values())
+        table.add_row("groups", *(f"{count:,}" for count in groups), style="dim")
+    console.print(table)
+    if len(manifests) > 1:
+        console.print("Each fold is the test of one split; all other pictures are for training.")

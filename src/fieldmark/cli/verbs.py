@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from fieldmark.cli import cache as cache_verb
 from fieldmark.cli import check as check_verb
 from fieldmark.cli import datasets as datasets_verb
+from fieldmark.cli import split as split_verb
 from fieldmark.cli.options import (
     BAD_PICTURES,
     INTERRUPTED,
@@ -96,6 +97,7 @@ app = typer.Typer(
 
 app.add_typer(weights_app)
 app.command(epilog=check_verb.EXAMPLE)(check_verb.check)
+app.command(epilog=split_verb.EXAMPLE)(split_verb.split)
 app.command(epilog=cache_verb.EXAMPLE)(cache_verb.cache)
 app.command(epilog=datasets_verb.EXAMPLE)(datasets_verb.datasets)
 

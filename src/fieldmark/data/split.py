@@ -86,7 +86,7 @@ def split(
 
     result = replace(manifest, samples=samples)
     _check_parts(result, wanted)
-    notes += [*_notes_on_counts(result), *_notes_on_leaks(samples)]
+    notes += [*_notes_on_counts(result), *notes_on_leaks(samples)]
     return replace(result, notes=(*manifest.notes, *notes))
 
 
@@ -185,7 +185,7 @@ def _notes_on_counts(manifest: Manifest) -> list[str]:
     return notes
 
 
-def _notes_on_leaks(samples: Sequence[Sample]) -> list[str]:
+def notes_on_leaks(samples: Sequence[Sample]) -> list[str]:
     """What a group across parts means; only a source that gives its parts can have one."""
     parts_of: dict[str, set[Part]] = defaultdict(set)
     for sample in samples:

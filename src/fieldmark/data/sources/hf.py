@@ -53,9 +53,8 @@ def parse_hub_source(text: str) -> HubSource:
     name, *words = text.removeprefix(PREFIX).split(",")
     given = dict(word.partition("=")[::2] for word in words)
     unknown = [word for word in given if word not in _WORDS or not given[word]]
-    folder = Path(name).expanduser()
-    if name and folder.is_dir() and not unknown:
-        return HubSource(text, str(folder.resolve()), True, **given)
+    if not unknown and (found := _folder_of(name)):
+        return HubSource(text, found[0], True, config=found[1], **given)
     match = _NAME.fullmatch(name)
     if match is None or unknown:
         raise SourceError(
@@ -68,6 +67,16 @@ def parse_hub_source(text: str) -> HubSource:
             "as in hf:uoft-cs/cifar100,label=fine_label",
         )
     return HubSource(text, match["repo"], False, match["config"], match["revision"], **given)
+
+
+def _folder_of(name: str) -> tuple[str, str | None] | None:
+    """A folder on this machine, and the configuration behind it."""
+    before, _, behind = name.rpartition(":")
+    for folder, config in ((name, None), (before, behind)):
+        path = Path(folder).expanduser()
+        if folder and path.is_dir():
+            return str(path.resolve()), config
+    return None
 
 
 def scan_hub(text: str, progress: Progress) -> Manifest:
@@ -133,7 +142,7 @@ def _load(source: HubSource, progress: Progress) -> tuple[Mapping[str, Any], Col
             )
             if builder.info.features:
                 choose_columns(source, builder.info.features)
-            if not Path(builder.cache_dir).is_dir():
+            if not source.is_local and not Path(builder.cache_dir).is_dir():
                 _say_what_comes(source, builder, progress)
             with progress.task("fetching and reading the data set", None):
                 builder.download_and_prepare()

@@ -13,22 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldmark.auto import settle_augment
 from fieldmark.data import loader as loader_module
 from fieldmark.data.loader import Batch, EvalLoader, TrainLoader, batch_generator
-from fieldmark.data.pixels.store import PixelStore
+from fieldmark.data.pixels.form import Form
+from fieldmark.data.pixels.store import PixelStore, store_of
 from fieldmark.data.preprocess import Pixels, load_exact, normalize
-from fieldmark.errors import PictureError, SourceError
+from fieldmark.errors import SourceError
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess, Sample
+from support.stores import streamed
 
 CPU = Runtime(torch.device("cpu"))
 RGB = Preprocess(8, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 NONE = settle_augment(AugmentRecipe(preset="none"), grey=False, size_px=224)
+STRONG = settle_augment(AugmentRecipe(preset="strong"), grey=False, size_px=224)
 STANDARD = replace(
     settle_augment(AugmentRecipe(preset="standard"), grey=False, size_px=224), rotate_degrees=10.0
 )
@@ -37,16 +40,24 @@ STANDARD = replace(
 def make_store(
     num: int, *, load: Callable[[str], Pixels] | None = None, whole: bool = False
 ) -> PixelStore:
-    """Noise pictures; `whole` ones are larger than the input and each of its own size."""
+    """Noise pictures; `whole` ones are larger than the input and each of its own size. Of pictures
+    that `load` decodes, nothing is kept."""
+    samples = [Sample(str(i), "a", "train") for i in range(num)]
+    if load is not None:
+        return streamed(samples, load)
     rng = np.random.default_rng(0)
     shapes = [(12 + i % 3, 14 - i % 4, 3) if whole else (8, 8, 3) for i in range(num)]
-    kept = tuple(rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes)
-    samples = tuple(Sample(str(i), "a", "train") for i in range(num))
-    return PixelStore(samples, (), load or no_load, None if load else kept)
+    pictures = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    return store_of(samples, Form("crops" if whole else "exact", RGB), pictures)
 
 
-def no_load(path: str) -> Pixels:
-    raise AssertionError("a kept picture is not decoded again")
+def canvas_store(num: int, side_px: int = 12) -> PixelStore:
+    """Squares of noise that stand for pictures of several proportions."""
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 256, (side_px, side_px, 3), dtype=np.uint8) for _ in range(num)]
+    samples = [Sample(str(i), "a", "train") for i in range(num)]
+    store = store_of(samples, Form("canvas", RGB), pictures)
+    return replace(store, aspects_n=np.array([(0.5, 1.0, 1.5, 3.0)[i % 4] for i in range(num)]))
 
 
 def train_loader(store: PixelStore, **words: Any) -> TrainLoader:
@@ -65,12 +76,13 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
         assert torch.equal(one.images_bchw, other.images_bchw)
         assert torch.equal(one.labels_b, other.labels_b)
         assert torch.equal(one.indices_b, other.indices_b)
+        assert torch.equal(one.targets, other.targets)
 
 
 # What is in a batch ------------------------------------------------------------------------------
 
 
-def test_a_batch_depends_on_seed_epoch_and_position_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_depends_on_seed_epoch_and_position_alone() -> None:
     loader = train_loader(make_store(11, whole=True))
     expected = list(loader.epoch(2))
 
@@ -78,9 +90,6 @@ def test_a_batch_depends_on_seed_epoch_and_position_alone(monkeypatch: pytest.Mo
     fresh = train_loader(make_store(11, whole=True))
     torch.manual_seed(99)
     assert_same(list(fresh.epoch(2)), expected)  # never saw epochs 0 and 1
-    for depth in (0, 1, 50):
-        monkeypatch.setattr(loader_module, "PREFETCH", depth)
-        assert_same(list(loader.epoch(2)), expected)
     interrupted = loader.epoch(1)
     next(interrupted)
     assert_same(list(loader.epoch(2)), expected)  # while another epoch is under way
@@ -88,6 +97,63 @@ def test_a_batch_depends_on_seed_epoch_and_position_alone(monkeypatch: pytest.Mo
 
     for other in (loader.epoch(3), train_loader(make_store(11, whole=True), seed=4).epoch(2)):
         assert not torch.equal(next(iter(other)).images_bchw, expected[0].images_bchw)
+
+
+@settings(max_examples=25)
+@given(st.data(), st.integers(1, 30), st.integers(1, 8), st.integers(0, 3), st.integers(0, 60))
+def test_neither_where_an_epoch_begins_nor_how_far_the_thread_is_ahead_changes_a_batch(
+    data: st.DataObject, num: int, batch_size: int, epoch: int, depth: int
+) -> None:
+    make = data.draw(st.sampled_from((partial(make_store, whole=True), make_store, canvas_store)))
+    augment = data.draw(st.sampled_from((STANDARD, STRONG)))
+    if make is make_store:
+        augment = replace(augment, crop_scale=(1.0, 1.0))
+    words = {"batch_size": batch_size, "augment": augment, "num_classes": 3}
+    labels = [i % 3 for i in range(num)]
+    expected = list(train_loader(make(num), labels=labels, **words).epoch(epoch))
+    start = data.draw(st.integers(0, len(expected) - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader_module, "PREFETCH", depth)
+        rest = list(train_loader(make(num), labels=labels, **words).epoch(epoch, start=start))
+    assert_same(rest, expected[start:])
+
+
+def test_an_epoch_that_begins_at_its_end_is_over_at_once() -> None:
+    loader = train_loader(make_store(9, whole=True))
+    assert list(loader.epoch(0, start=len(loader))) == []
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    before = torch.get_num_threads()
+    epochs = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            epochs.append(list(train_loader(make_store(11, whole=True), augment=STRONG).epoch(1)))
+    finally:
+        torch.set_num_threads(before)
+    assert_same(*epochs)
+
+
+def test_the_training_threads_random_numbers_are_left_alone() -> None:
+    torch.manual_seed(7)
+    np.random.seed(7)
+    expected = torch.rand(3).tolist(), np.random.rand()
+    torch.manual_seed(7)
+    np.random.seed(7)
+    list(train_loader(make_store(11, whole=True), augment=STRONG).epoch(0))
+    assert (torch.rand(3).tolist(), np.random.rand()) == expected
+
+
+def test_a_batch_that_was_kept_is_not_written_over_by_the_next() -> None:
+    """Crops share memory from batch to batch; what leaves the loader does not."""
+    for augment in (STANDARD, STRONG, replace(NONE, crop_scale=(0.5, 1.0))):
+        batches, copies = [], []
+        for batch in train_loader(make_store(24, whole=True), augment=augment).epoch(0):
+            batches.append(batch.images_bchw)
+            copies.append(batch.images_bchw.clone())
+        for batch, copy in zip(batches, copies, strict=True):
+            assert torch.equal(batch, copy)
 
 
 def test_a_picture_is_augmented_differently_in_each_epoch() -> None:
@@ -123,6 +189,44 @@ def test_batches_are_ready_for_the_network() -> None:
         assert batch.images_bchw.is_contiguous(memory_format=torch.channels_last)
         assert batch.labels_b.dtype == batch.indices_b.dtype == torch.int64
         assert batch.labels_b.tolist() == [labels[i] for i in batch.indices_b.tolist()]
+
+
+def test_mixed_batches_come_with_soft_targets_and_the_labels_they_were_mixed_into() -> None:
+    labels = [0, 1, 2, 3, 4, 0, 1, 2]
+    for words in ({"mixup": 0.5}, {"cutmix": 1.0}):
+        loader = train_loader(
+            make_store(8), labels=labels, augment=replace(NONE, **words), num_classes=6
+        )
+        plain = train_loader(make_store(8), labels=labels, augment=NONE)
+        for batch, unmixed in zip(loader.epoch(0), plain.epoch(0), strict=True):
+            assert batch.labels_b.tolist() == [labels[i] for i in batch.indices_b.tolist()]
+            assert batch.targets.shape == (4, 6)
+            share = batch.targets[torch.arange(4), batch.labels_b]
+            partner = batch.labels_b.roll(1)
+            assert torch.equal((batch.targets > 0).sum(1), 1 + (partner != batch.labels_b).long())
+            if "mixup" in words:
+                lam = share[partner != batch.labels_b][0]
+                expected = lam * unmixed.images_bchw + (1 - lam) * unmixed.images_bchw.roll(1, 0)
+                torch.testing.assert_close(batch.images_bchw, expected, atol=1e-5, rtol=0)
+
+
+def test_unmixed_batches_have_labels_for_targets() -> None:
+    for batch in train_loader(make_store(8), augment=NONE).epoch(0):
+        assert batch.targets is batch.labels_b
+    lonely = train_loader(make_store(3), augment=replace(NONE, mixup=1.0), batch_size=1)
+    for batch in lonely.epoch(0):  # one picture has no partner
+        assert batch.targets is batch.labels_b
+
+
+def test_the_width_of_targets_is_told_or_that_of_the_labels() -> None:
+    assert train_loader(make_store(3), labels=[0, 4, 1]).num_classes == 5
+    assert train_loader(make_store(3), labels=[0, 4, 1], num_classes=9).num_classes == 9
+
+
+def test_canvases_are_cropped_to_the_input() -> None:
+    for batch in train_loader(canvas_store(7)).epoch(0):
+        assert batch.images_bchw.shape[1:] == (3, 8, 8)
+        assert batch.images_bchw.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_training_without_augmentation_sees_what_evaluation_sees() -> None:
@@ -185,12 +289,12 @@ def test_evaluation_keeps_order_and_never_augments(num: int, num_batches: int) -
             assert torch.equal(image[None], normalize(plain, RGB))
 
 
-def test_pictures_that_vanish_stop_the_reader_and_are_named() -> None:
+def test_what_a_store_raises_stops_the_reader() -> None:
     pixels = make_store(8)
 
     def load(path: str) -> Pixels:
         if path == "6":
-            raise PictureError("no such file")
+            raise SourceError("a picture can no longer be read: no such file", given=path)
         return pixels.get(int(path))
 
     store = make_store(8, load=load)
@@ -208,9 +312,8 @@ def test_streamed_pictures_make_the_same_batches(tmp_path: Path, make_pictures: 
     paths = sorted(map(str, folder.iterdir()))
     load = partial(load_exact, preprocess=RGB)
     samples = tuple(Sample(path, "cat") for path in paths)
-    streamed = PixelStore(samples, (), load, None)
-    kept = PixelStore(samples, (), no_load, tuple(map(load, paths)))
-    assert_same(list(eval_loader(streamed)), list(eval_loader(kept)))
+    kept = store_of(samples, Form("exact", RGB), [load(path) for path in paths])
+    assert_same(list(eval_loader(streamed(samples, load))), list(eval_loader(kept)))
 
 
 # Threads -----------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tvf
 
-from fieldmark.data.augment import draw_crops, jitter_color, random_resized_crop, rotate
+from fieldmark.data.augment.colour import jitter_color
+from fieldmark.data.augment.crop import draw_crops, random_resized_crop
+from fieldmark.data.augment.geometry import rotate
 from fieldmark.data.preprocess import fit_to_input, load_exact
 from fieldmark.types import Preprocess
 from support.references import is_resized_whole, noise, torchvision_pixels

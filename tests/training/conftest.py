@@ -14,7 +14,8 @@ from torch import nn
 
 from fieldmark.auto import settle_augment
 from fieldmark.data.loader import EvalLoader, TrainLoader
-from fieldmark.data.pixels.store import PixelStore
+from fieldmark.data.pixels.form import Form
+from fieldmark.data.pixels.store import store_of
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
 from fieldmark.runtime import Runtime
@@ -91,10 +92,6 @@ def tiny_recipe(**settings: Any) -> Recipe:
     return recipe.with_settings(words)
 
 
-def no_file(path: str) -> np.ndarray:
-    raise AssertionError(f"{path} is kept in memory and must not be loaded")
-
-
 def tiny_loaders(
     recipe: Recipe,
     *,
@@ -118,7 +115,7 @@ def tiny_loaders(
         pixels = colours[label_n][:, None, None] + rng.normal(0, noise, (num, SIZE_PX, SIZE_PX, 3))
         pictures = tuple(pixels.clip(0, 255).astype(np.uint8))
         samples = tuple(Sample(f"{i}", str(label)) for i, label in enumerate(label_n))
-        stores.append(PixelStore(samples, (), no_file, pictures))
+        stores.append(store_of(samples, Form("exact", preprocess), pictures))
         labels.append(label_n.tolist())
     batch_size = recipe.training.batch_size
     train = TrainLoader(

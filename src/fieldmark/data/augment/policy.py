@@ -159,14 +159,21 @@ def apply_ops(
     if images_bchw.device.type == "cpu":
         _apply_on_cpu(changed_bchw, rounds, levels, run)
         return changed_bchw
+    return _apply_grouped(changed_bchw, rounds, levels)
+
+
+def _apply_grouped(
+    images_bchw: torch.Tensor, rounds: Sequence[Sequence[Op]], fill: list[int]
+) -> torch.Tensor:
+    """In place, and returned."""
     for ops in rounds:
         alike: dict[Op, list[int]] = {}
         for i, op in enumerate(ops):
             alike.setdefault(op, []).append(i)
         for op, members in alike.items():
             where = torch.tensor(members, device=images_bchw.device)
-            changed_bchw[where] = apply_op(changed_bchw[where], op, levels)
-    return changed_bchw
+            images_bchw[where] = apply_op(images_bchw[where], op, fill)
+    return images_bchw
 
 
 def _apply_on_cpu(

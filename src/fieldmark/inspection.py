@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fieldmark.assembly.pictures import source_words
 from fieldmark.data.check.clean import clean
 from fieldmark.data.check.findings import Finding, Kind
 from fieldmark.data.check.result import Checked, check_manifest
@@ -82,7 +81,7 @@ def check(
     """
     started = time.perf_counter()
     progress = progress or console_progress()
-    words = source_words(source) or "pictures"
+    words = str(source) if isinstance(source, str | Path) else "pictures"
     target = Path(out) if out is not None else free_directory(Path(f"check-{_name_of(words)}"))
     check_is_unused(target)
     if clean_manifest is not None:

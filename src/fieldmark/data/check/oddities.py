@@ -15,6 +15,7 @@ from PIL import Image
 from fieldmark.data.check.findings import Finding, finding_of
 from fieldmark.data.check.looks import Look
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.sources.candidates import counted
 from fieldmark.errors import PictureError
 from fieldmark.types import Sample
 
@@ -53,7 +54,8 @@ def find_blank(seen: Seen) -> list[Finding]:
     return [
         finding_of("blank", sample, f"{_percent(look.one_colour)} of its pixels have one colour")
         for sample, look in seen
-        if look.one_colour >= limit
+        # In few pixels a tenth of them may well be the whole subject.
+        if look.one_colour >= (EMPTY_SHARE if look.signature is None else limit)
     ]
 
 
@@ -63,11 +65,13 @@ def find_wrong_endings(seen: Seen) -> list[Finding]:
     promised = Image.registered_extensions()
     findings = []
     for sample, look in seen:
-        ending = Path(sample.path).suffix.lower()
-        said, real = promised.get(ending), look.format
-        if not real or said is None or _plain(said) == _plain(real):
+        if not look.format:  # inside a bundle
             continue
-        findings.append(finding_of("wrong ending", sample, f"named {ending}, is a {real}"))
+        ending = Path(sample.path).suffix.lower()
+        said = promised.get(ending)
+        if said is not None and _plain(said) != _plain(look.format):
+            detail = f"named {ending}, is a {look.format}"
+            findings.append(finding_of("wrong ending", sample, detail))
     return findings
 
 
@@ -165,8 +169,8 @@ def find_class_sizes(manifest: Manifest) -> list[Finding]:
             "class size",
             "",
             name,
-            detail=f"{count:,} pictures{where}: a figure for this class"
-            " will mean little, and it will be learnt badly",
+            detail=f"only {counted(count, 'picture')}{where}: it will be learnt badly, and figures "
+            "on it will mean little",
         )
         for name, count in counts.items()
         if count < FEW_PICTURES
@@ -196,7 +200,9 @@ def _plain(format_name: str) -> str:
 
 
 def _percent(share: float) -> str:
-    """`93 %`; never 100 or 0 for what is not all, or none."""
+    """`93 %`, `all`; never 100 or 0 for what is not all, or none."""
+    if share == 1:
+        return "all"
     percent = 100 * share
     digits = 0 if 1 <= percent <= 99 else 1
     if digits and 99.9 < percent < 100:

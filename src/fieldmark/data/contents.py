@@ -6,15 +6,14 @@ working tree; touched, renamed or copied it is read again, and found to be what 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from fieldmark.data.memory import Memory, Seen
+from fieldmark.data.parallel import in_parallel
 from fieldmark.data.pictures import read_bundled, read_encoded
 from fieldmark.download import sha256_of
 from fieldmark.errors import PictureError
@@ -47,12 +46,9 @@ def content_keys(
         except (OSError, ValueError, PictureError):
             return None
 
-    with (
-        progress.task("recognizing the pictures", total=len(paths)) as task,
-        ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fieldmark-hash") as pool,
-    ):
-        keys = []
-        for found in pool.map(key, range(len(paths))):
+    keys: list[str | None] = []
+    with progress.task("recognizing the pictures", total=len(paths)) as task:
+        for found in in_parallel(key, range(len(paths))):
             keys.append(found)
             task.advance()
     memory.remember_files(fresh)

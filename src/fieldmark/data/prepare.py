@@ -11,6 +11,7 @@ import torch
 from fieldmark.data.augment import crops_randomly
 from fieldmark.data.contents import content_keys
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.pictures import read_bundled
 from fieldmark.data.pixels.build import build_store
 from fieldmark.data.pixels.form import Form
 from fieldmark.data.pixels.plan import Plan, plan_pixels
@@ -74,7 +75,8 @@ def prepare_data(
         form.estimate_bytes([sample.path for sample in manifest.of_part(part)])
         for part, form in forms.items()
     )
-    plan = plan_pixels(recipe.data.cache, num_bytes, runtime.device)
+    is_decoded = read_bundled(manifest.samples[0].path) is not None
+    plan = plan_pixels(recipe.data.cache, num_bytes, runtime.device, is_decoded=is_decoded)
     progress.say(plan.reason)
     contents = _contents(manifest.samples, plan, progress)
 

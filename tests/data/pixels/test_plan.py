@@ -59,6 +59,13 @@ def test_auto_takes_the_nearest_place_with_room(machine: Any) -> None:
     assert keep(CPU, ram=much, gpu=much, disk=0) == ("ram", False)
 
 
+def test_what_is_decoded_already_is_not_kept_again(machine: Any) -> None:
+    cache = machine(ram=10**12, disk=10**12)
+    plan = plan_pixels("auto", 100 * MB, CPU, cache, is_decoded=True)
+    assert plan == Plan("ram", None, "decoded pictures take about 100.0 MB: in memory")
+    assert plan_pixels("disk", 100 * MB, CPU, cache, is_decoded=True).cache is cache
+
+
 def test_the_reason_names_sizes_and_places(machine: Any) -> None:
     cache = machine(ram=10**12, disk=10**12)
     plan = plan_pixels("auto", 150 * MB, CPU, cache)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from fieldmark.data.parallel import in_parallel
 from fieldmark.data.pixels.cache import PixelCache
 from fieldmark.data.pixels.form import Decoded, Form
 from fieldmark.data.pixels.holders import (
@@ -18,7 +19,6 @@ from fieldmark.data.pixels.holders import (
     OnDevice,
     OnDisk,
     Streamed,
-    in_parallel,
 )
 from fieldmark.data.pixels.packs import PackReader, PackWriter, Place
 from fieldmark.data.pixels.store import PixelStore

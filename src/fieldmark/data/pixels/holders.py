@@ -5,20 +5,15 @@ A holder gives pictures by position and knows nothing of samples, parts and labe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from fieldmark.data.parallel import in_parallel
 from fieldmark.data.pixels.packs import PackReader, Place
 from fieldmark.data.preprocess import Pixels
-
-_SLICE: Final = 64  # pictures queued at a time
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Holder(Protocol):
@@ -92,15 +87,3 @@ class Streamed:
 def stack(pictures: Iterable[Pixels]) -> torch.Tensor:
     """Pictures of one size: (h, w, c) arrays to (b, c, h, w) uint8, channels last in memory."""
     return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2)
-
-
-def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`map` in threads, a slice at a time: few results wait to be taken, and a failure or Ctrl-C
-    leaves little queued work behind.
-
-    Threads, not processes: Pillow decodes and resizes outside Python's lock, and nothing has to be
-    copied between processes.
-    """
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fieldmark-decode") as pool:
-        for start in range(0, len(items), _SLICE):
-            yield from pool.map(work, items[start : start + _SLICE])

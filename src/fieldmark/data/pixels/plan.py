@@ -36,13 +36,20 @@ class Plan:
 
 
 def plan_pixels(
-    word: CacheWord, num_bytes: int, device: torch.device, cache: PixelCache | None = None
+    word: CacheWord,
+    num_bytes: int,
+    device: torch.device,
+    cache: PixelCache | None = None,
+    *,
+    is_decoded: bool = False,
 ) -> Plan:
     """Settle `data.cache`.
 
     Args:
         num_bytes: what all pictures of the run take, by an estimate.
         cache: None takes the user's.
+        is_decoded: the source holds pixels, as IDX files do: keeping them again would take longer
+            than making them.
 
     Raises:
         RecipeError: there is no room where the word wants the pictures to be.
@@ -62,6 +69,8 @@ def plan_pixels(
         )
         return Plan("none", None, reason)
     where = {"ram": "in memory", "gpu": "on the GPU", "disk": "read from disk"}[keep]
+    if is_decoded and keep != "disk":
+        return Plan(keep, None, f"{about}: {where}")
     if not has_room:
         why = f"no room for them in the cache, {cache.root} (limit {size(cache.limit)})"
         return Plan(keep, None, f"{about}: {where}; not kept for the next run: {why}")

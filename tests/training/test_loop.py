@@ -117,6 +117,28 @@ def test_history_holds_means_over_the_pictures_seen(run_fit: Any) -> None:
     assert result.history[0].train_accuracy == right.sum().item() / 20
 
 
+def test_mixed_batches_are_trained_on_and_counted_by_their_heavier_label(run_fit: Any) -> None:
+    with losses_watched() as seen:
+        result, _, _ = run_fit(
+            data={"num_train": 24}, training__epochs=1, augment__mixup=0.4, optimizer__lr=0.2
+        )
+    assert [tuple(targets.shape) for _, targets in seen] == [(8, 3)] * 3
+    soft = torch.cat([targets for _, targets in seen])
+    assert ((soft > 0.01) & (soft < 0.99)).any(), "something must have been mixed"
+    torch.testing.assert_close(soft.sum(1), torch.ones(24))
+    losses = torch.cat([-(y * x.log_softmax(1)).sum(1) for x, y in seen])
+    heavier = torch.cat([x.argmax(1) == y.argmax(1) for x, y in seen])
+    assert result.history[0].train_loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert result.history[0].train_accuracy == heavier.sum().item() / 24
+
+
+@pytest.mark.parametrize("word", ["mixup", "cutmix"])
+def test_it_learns_from_mixed_pictures(run_fit: Any, word: str) -> None:
+    words = {f"augment__{word}": 0.2, "training__class_weights": "balanced"}
+    result, _, _ = run_fit(training__epochs=25, optimizer__lr=0.1, **words)
+    assert result.best.val_accuracy >= 0.9
+
+
 def test_the_learning_rate_moves_at_every_step(run_fit: Any) -> None:
     result, _, _ = run_fit(training__epochs=4, schedule__name="cosine", optimizer__lr=0.1)
     last_steps = [3 * epoch - 1 for epoch in range(1, 5)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
@@ -120,3 +123,57 @@ def test_smoothing_spreads_its_share_over_all_classes(smoothing: float) -> None:
     by_hand = -(target_bk * logits_bk.log_softmax(1)).sum(1).mean()
     loss = build_loss(TrainingRecipe(label_smoothing=smoothing), torch.ones(5))
     torch.testing.assert_close(loss(logits_bk, labels_b), by_hand)
+
+
+def soft_example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, soft targets, and how many pictures each class has."""
+    generator = torch.Generator().manual_seed(1)
+    logits_bk = torch.randn(5, 4, generator=generator)
+    own, partner = torch.tensor([0, 3, 3, 1, 2]), torch.tensor([2, 0, 3, 3, 1])
+    targets_bk = 0.7 * F.one_hot(own, 4) + 0.3 * F.one_hot(partner, 4)
+    return logits_bk, targets_bk, torch.tensor([50, 3, 17, 9])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_soft_targets_with_weights_and_smoothing_by_hand(
+    smoothing: float, class_weights: Any
+) -> None:
+    logits_bk, targets_bk, counts_k = soft_example()
+    recipe = TrainingRecipe(label_smoothing=smoothing, class_weights=class_weights)
+    loss = build_loss(recipe, counts_k)(logits_bk, targets_bk).item()
+    weights = [79 / (4 * count) for count in counts_k.tolist()]
+    if class_weights == "none":
+        weights = [1.0] * 4
+    above = below = 0.0
+    for logits, targets in zip(logits_bk.tolist(), targets_bk.tolist(), strict=True):
+        log_sum = math.log(sum(math.exp(logit) for logit in logits))
+        for weight, logit, target in zip(weights, logits, targets, strict=True):
+            smoothed = (1 - smoothing) * target + smoothing / 4
+            above += weight * smoothed * (log_sum - logit)
+            below += weight * target
+    assert loss == pytest.approx(above / below, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_a_batch_counts_the_same_whether_its_labels_come_hard_or_soft(
+    smoothing: float, class_weights: Any
+) -> None:
+    """torch alone would divide the one by the sum of the weights, the other by the pictures."""
+    logits_bk, targets_bk, counts_k = soft_example()
+    labels_b = targets_bk.argmax(1)
+    recipe = TrainingRecipe(label_smoothing=smoothing, class_weights=class_weights)
+    loss = build_loss(recipe, counts_k)
+    hard = loss(logits_bk, labels_b)
+    torch.testing.assert_close(loss(logits_bk, F.one_hot(labels_b, 4).float()), hard)
+    torch_alone = nn.CrossEntropyLoss(loss.weight, label_smoothing=smoothing)
+    torch.testing.assert_close(hard, torch_alone(logits_bk, labels_b))
+
+
+def test_the_weighting_of_soft_targets_is_computed_in_full_precision_under_autocast() -> None:
+    logits_bk, targets_bk, counts_k = soft_example()
+    loss = build_loss(TrainingRecipe(class_weights="balanced"), counts_k)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss(logits_bk, targets_bk)
+    torch.testing.assert_close(mixed, loss(logits_bk, targets_bk))

@@ -15,7 +15,7 @@ from fieldmark.data.loader import TrainLoader
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.pixels.build import build_store
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.prepare import draft_preprocess, labels_of, training_form
+from fieldmark.data.prepare import draft_preprocess, labels_of, measured, training_form
 from fieldmark.data.preprocess import Pixels, denormalize
 from fieldmark.errors import SourceError
 from fieldmark.evaluation.tables import confusion_csv, csv_text, predictions_csv
@@ -33,6 +33,7 @@ from fieldmark.training.history import EpochRow
 from fieldmark.types import LeftOut
 
 NUM_SHOWN: Final = 20  # pictures on a contact sheet
+MIXED_ALIKE: Final = 5  # of them; a batch draws one way of mixing, and people want to see several
 CAPTION_COLUMNS: Final = 24  # a class name's share of the line under a picture
 
 
@@ -101,11 +102,21 @@ def write_training_sheet(
     for batch in loader.epoch(0):
         images_bchw = denormalize(batch.images_bchw, loader.preprocess).cpu()
         pictures += list(images_bchw.permute(0, 2, 3, 1).numpy())
-        captions += [names[label] for label in batch.labels_b.tolist()]
+        captions += [_shares(names, target) for target in batch.targets.tolist()]
         if len(pictures) >= num:
             break
     title = "training pictures as the network sees them"
     draw_contact_sheet(pictures[:num], captions[:num], path, title=title)
+
+
+def _shares(names: Sequence[str], target: int | Sequence[float]) -> str:
+    """The name of a label, or of the two of a mixed picture with their shares."""
+    if isinstance(target, int):
+        return names[target]
+    shares = sorted(((share, k) for k, share in enumerate(target) if share > 0), reverse=True)
+    if len(shares) == 1:
+        return names[shares[0][1]]
+    return "\n".join(f"{share:.0%} {names[k]}" for share, k in shares)
 
 
 def write_source_sheet(
@@ -140,11 +151,12 @@ def write_source_sheet(
         loader = TrainLoader(
             store,
             labels,
-            preprocess,
+            measured(preprocess, recipe, store),  # its mean is what moved pictures are filled with
             recipe.augment,
             Runtime(cpu),
-            batch_size=num,
+            batch_size=MIXED_ALIKE,
             seed=recipe.seed,
+            num_classes=len(manifest.class_names),
         )
         write_training_sheet(path, loader, manifest.class_names, num=num)
         return store.left_out

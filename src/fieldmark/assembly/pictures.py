@@ -91,6 +91,7 @@ def make_loaders(
         batch_size=batch_size,
         seed=recipe.seed,
         sampling=recipe.training.sampling,
+        num_classes=len(data.manifest.class_names),
     )
     val = EvalLoader(
         data.val, data.labels(data.val), data.preprocess, runtime, batch_size=batch_size

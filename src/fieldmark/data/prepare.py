@@ -100,7 +100,7 @@ def prepare_data(
         progress.say(f"{of_all} were decoded by an earlier run")
     readable = manifest.without([*train.left_out, *val.left_out, *test.left_out])
     check_train_has_all_classes(manifest, train)
-    return PreparedData(readable, _measured(draft, recipe, train), train, val, test)
+    return PreparedData(readable, measured(draft, recipe, train), train, val, test)
 
 
 def decode_exactly(
@@ -201,7 +201,7 @@ def draft_preprocess(recipe: Recipe) -> Preprocess:
     )
 
 
-def _measured(draft: Preprocess, recipe: Recipe, train: PixelStore) -> Preprocess:
+def measured(draft: Preprocess, recipe: Recipe, train: PixelStore) -> Preprocess:
     """`draft` with mean and std of evenly chosen training pictures where the recipe says auto."""
     if "auto" not in (recipe.data.mean, recipe.data.std):
         return draft

@@ -362,6 +362,8 @@ def png() -> bytes:
         (png()[:200] + b"\0" * 400 + png()[600:], "damaged: "),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which is not read: save as JPEG"),
         (b"%PDF-1.7 ...", "a PDF, not a picture"),
+        (b"PK\x03\x04...", "an archive, not a picture: unpack it"),
+        (b"\x1f\x8b\x08...", "an archive, not a picture: unpack it"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript, not a picture"),
         (b'<?xml version="1.0"?><svg/>', "SVG or XML, not a picture of pixels"),
     ],

@@ -11,6 +11,7 @@ from fieldmark.cli.options import example, program
 if TYPE_CHECKING:
     from fieldmark.data.sources.known import KnownSet
 
+WIDE_COLUMNS = 130  # below that, what a set is stands under the table
 EXAMPLE = example("fieldmark datasets", "fieldmark datasets --get flowers", "fieldmark train mnist")
 
 
@@ -51,17 +52,16 @@ def _print(known_sets: list[KnownSet]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPE_COLUMNS)
+    is_narrow = console.width < WIDE_COLUMNS
+    headings = ["name", "pictures", "classes", "download", "licence", "here", "what it is"]
+    if is_narrow:
+        headings.pop()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("name", "pictures", "classes", "download", "licence", "here", "what it is"):
+    for heading in headings:
         is_number = heading in ("pictures", "classes", "download")
-        table.add_column(
-            heading,
-            justify="right" if is_number else "left",
-            no_wrap=heading != "what it is",
-            overflow="fold",
-        )
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
     for known in known_sets:
-        table.add_row(
+        row = (
             known.name,
             f"{known.num_pictures:,}",
             str(len(known.class_names)),
@@ -70,4 +70,9 @@ def _print(known_sets: list[KnownSet]) -> None:
             Text("yes", style="green") if is_here(known) else "no",
             known.about,
         )
+        table.add_row(*row[: len(headings)])
     console.print(table)
+    if is_narrow:
+        console.print()
+        for known in known_sets:
+            console.print(f"{known.name}: {known.about}", highlight=False)

@@ -53,6 +53,7 @@ _PROBES_PER_TASK: Final = 32
 _SIGNATURES: Final = (
     (rb"....ftyp(heic|heix|hevc|mif1|msf1|heim|heis)", "HEIC, which is not read: save as JPEG"),
     (rb"%PDF", "a PDF, not a picture"),
+    (rb"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!", "an archive, not a picture: unpack it"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript, not a picture"),
     (rb"\s*<(svg|\?xml)", "SVG or XML, not a picture of pixels"),
     (rb"8BPS", "Photoshop, which is not read: save as PNG"),

@@ -112,6 +112,7 @@ def _datasets(progress: Progress) -> Iterator[None]:
         except HubError as error:
             raise SourceError(str(error), fix="; ".join(error.steps)) from error
         counts = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+        is_offline = datasets.config.HF_HUB_OFFLINE
         level, had_bars = datasets.logging.get_verbosity(), datasets.is_progress_bar_enabled()
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
         datasets.logging.set_verbosity(datasets.logging.CRITICAL)
@@ -120,6 +121,7 @@ def _datasets(progress: Progress) -> Iterator[None]:
             yield
         finally:
             datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
+            datasets.config.HF_HUB_OFFLINE = is_offline
             datasets.logging.set_verbosity(level)
             if had_bars:
                 datasets.enable_progress_bars()
@@ -137,6 +139,8 @@ def _load(source: HubSource, progress: Progress) -> tuple[Mapping[str, Any], Col
             loaded = datasets.load_from_disk(source.path)
             splits = loaded if isinstance(loaded, dict) else {"": loaded}
         else:
+            if failure is not None:  # asking again would take long, and change nothing
+                datasets.config.HF_HUB_OFFLINE = True
             builder = datasets.load_dataset_builder(
                 source.path, name=source.config, revision=source.revision
             )

@@ -32,11 +32,10 @@ from fieldmark.evaluation.tables import csv_text
 from fieldmark.files import atomic_folder, write_text
 from fieldmark.progress import Progress, console_progress
 from fieldmark.recipe import group_expression
-from fieldmark.report import write_left_out
+from fieldmark.rundir import RunDirectory
 from fieldmark.types import PARTS
 
 MANIFEST_NAME: Final = "manifest.csv"
-LEFT_OUT_NAME: Final = "left_out.csv"
 AnyForm = Literal["copy", "link", "manifest"]
 FRACTION: Final = 0.1  # of val and of test, where nobody says otherwise
 
@@ -84,8 +83,8 @@ def split(
     Args:
         source: as `train` takes it.
         out: a folder `out/PART/CLASS/...` with a `manifest.csv` that tells where each picture came
-            from; or a CSV `path,label,split,group`. With folds, a folder of `fold-1` or
-            `fold-1.csv` and so on.
+            from, and a `left_out.csv` where files could not be used; or a CSV
+            `path,label,split,group`. With folds, a folder of `fold-1` or `fold-1.csv` and so on.
         val, test: shares of each class; None is 0.1. Either may be 0. With folds, `val` is a share
             of what is not tested, and there is no `test`.
         form: "copy" writes pictures, "link" links to them, "manifest" writes tables alone. None
@@ -105,10 +104,10 @@ def split(
         OutputError: `out` is there already, lies in the source, or cannot be written.
     """
     progress = progress or console_progress()
-    out = Path(out).expanduser().absolute()
-    form = form or ("manifest" if folds else "copy")
+    out = Path(out).absolute()
+    form = form or ("copy" if folds is None else "manifest")
     group_expression(group_by)
-    _check_words(val, test, folds, redraw=redraw, keep_parts=keep_parts)
+    _check_words(val, test, folds, seed, redraw=redraw, keep_parts=keep_parts)
     _check_out(out, source, form, folds)
 
     manifest = scan(source, depth=depth, progress=progress)
@@ -122,7 +121,7 @@ def split(
     if keep_parts:
         notes = (*manifest.notes, "The source's parts are kept.", *notes_on_leaks(manifest.samples))
         drawn = (replace(manifest, notes=notes),)
-    elif folds:
+    elif folds is not None:
         drawn = make_folds(manifest, folds, val_fraction=val, seed=seed)
     else:
         drawn = (
@@ -134,11 +133,11 @@ def split(
     try:
         if form == "manifest":
             _say_where_they_stay(manifest, "the table names", progress)
-            done = _write_tables(drawn, out, with_folds=bool(folds))
+            done = _write_tables(drawn, out, with_folds=folds is not None)
         else:
             if form == "link":
                 _say_where_they_stay(manifest, "the links lead to", progress)
-            done = _write_folders(drawn, out, form, with_folds=bool(folds), progress=progress)
+            done = _write_folders(drawn, out, form, with_folds=folds is not None, progress=progress)
     except OSError as error:
         raise OutputError(
             f"cannot write: {error.strerror or error}; what was written is removed again",
@@ -148,7 +147,9 @@ def split(
     except (KeyboardInterrupt, FieldmarkError):
         progress.say(f"nothing is left of what was begun: there is no {out}")
         raise
-    say_left_out(done.manifest.left_out, progress)
+    say_left_out(
+        done.manifest.left_out, progress, run=None if form == "manifest" else RunDirectory(out)
+    )
     return done
 
 
@@ -177,8 +178,6 @@ def _write_folders(
             kept = manifest.without(left_out)
             written.append(replace(kept, samples=moved(there, out / name)))
             _write_origins(there, folder / name / MANIFEST_NAME)
-        if written[0].left_out:
-            write_left_out(folder / LEFT_OUT_NAME, written[0].left_out)
     tables = tuple(out / name / MANIFEST_NAME for name in names)
     return Partition(out, tuple(written), tables)
 
@@ -228,8 +227,18 @@ def _say_where_they_stay(manifest: Manifest, what: str, progress: Progress) -> N
 
 
 def _check_words(
-    val: float | None, test: float | None, folds: int | None, *, redraw: bool, keep_parts: bool
+    val: float | None,
+    test: float | None,
+    folds: int | None,
+    seed: int,
+    *,
+    redraw: bool,
+    keep_parts: bool,
 ) -> None:
+    if seed < 0:
+        raise RecipeError(
+            "a seed is no number below 0", given=seed, valid="0, 1, 2 ...", fix="--seed 0"
+        )
     drawing = {"val": val, "test": test, "folds": folds}
     given = [f"--{word} {value:g}" for word, value in drawing.items() if value is not None]
     clash = None
@@ -237,7 +246,7 @@ def _check_words(
         clash = "--redraw --keep-parts", "parts are forgotten, or they are kept"
     elif keep_parts and given:
         clash = f"--keep-parts {' '.join(given)}", "--keep-parts draws nothing"
-    elif folds and test is not None:
+    elif folds is not None and test is not None:
         clash = f"--folds {folds} --test {test:g}", f"each of {folds} folds tests 1/{folds}"
     if clash:
         raise RecipeError(
@@ -252,7 +261,7 @@ def _check_out(out: Path, source: object, form: str, folds: int | None) -> None:
             given=out,
             fix="choose another name, or remove it yourself",
         )
-    one_table = form == "manifest" and not folds
+    one_table = form == "manifest" and folds is None
     if one_table and out.suffix.lower() != ".csv":
         raise OutputError(
             "a table is written as .csv, and read again by that",
@@ -261,7 +270,7 @@ def _check_out(out: Path, source: object, form: str, folds: int | None) -> None:
             fix=f"for example {out.with_suffix('.csv')}" if out.name else None,
         )
     if isinstance(source, str | os.PathLike) and not one_table:
-        folder = Path(source).expanduser().resolve()
+        folder = Path(source).resolve()
         if folder.is_dir() and out.parent.resolve().is_relative_to(folder):
             raise OutputError(
                 "the result would lie in the source, and be part of it the next time",

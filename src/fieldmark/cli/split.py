@@ -50,10 +50,10 @@ def split(
         int | None, typer.Option(help="Make so many splits; each picture is tested in one.")
     ] = None,
     group_by: GroupByOption = None,
-    ignore_near_duplicates: Annotated[
+    ignore_duplicates: Annotated[
         bool,
         typer.Option(
-            "--ignore-near-duplicates",
+            "--ignore-duplicates",
             help="Do not look for pictures that are nearly alike; else they stay in one part.",
         ),
     ] = False,
@@ -67,8 +67,9 @@ def split(
 ) -> None:
     """Divide labelled pictures into train, val and test, for good.
 
-    Every class is divided alike, and what belongs together stays together. SOURCE is only read;
-    OUT is whole or not there.
+    Every class is divided alike; what belongs together stays together.
+
+    SOURCE is only read; OUT is whole or not there.
     """
     from fieldmark.partition import split as divide
 
@@ -90,16 +91,16 @@ def split(
         form=forms[0] if forms else None,
         folds=folds,
         group_by=group_by or "",
-        near_duplicates=not ignore_near_duplicates,
+        near_duplicates=not ignore_duplicates,
         redraw=redraw,
         keep_parts=keep_parts,
         depth=depth or 1,
         progress=console_progress(),
     )
-    _print(done, out)
+    _print(done, out, kept=keep_parts)
 
 
-def _print(done: Partition, out: Path) -> None:
+def _print(done: Partition, out: Path, *, kept: bool) -> None:
     from fieldmark.printing import print_parts
 
     print_parts(done.manifests)
@@ -108,6 +109,6 @@ def _print(done: Partition, out: Path) -> None:
         first, *_, last = (out / table.relative_to(done.path) for table in done.tables)
         typer.echo(f"\nwrote {out}\nNext: {train} {first}, and so on to {last}")
         return
-    # Without a test part, `train` would take val for it and draw another val.
-    has_test = bool(done.manifest.of_part("test"))
-    typer.echo(f"\nwrote {out}\nNext: {train} {out}{'' if has_test else ' --val-is-val'}")
+    # Without a test part, `train` would take the val that was drawn for it, and draw another.
+    no_test = not kept and not done.manifest.of_part("test")
+    typer.echo(f"\nwrote {out}\nNext: {train} {out}{' --val-is-val' if no_test else ''}")

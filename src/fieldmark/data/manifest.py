@@ -33,6 +33,7 @@ from fieldmark.types import LeftOut, Part, Sample
 SILENT: Final = Silent()
 _COLUMNS: Final = ("path", "label", "split", "group")
 _WRITTEN_BEFORE: Final = _COLUMNS[:3]  # until there were groups
+_ORIGIN: Final = "source"  # where `fieldmark split` took a picture from; of no use to others
 _OTHER_WORDS: Final = {
     "path": ("file", "filename", "file_name", "filepath", "image", "image_path", "img"),
     "label": ("class", "class_name", "category", "target", "y", "species", "name"),
@@ -236,7 +237,7 @@ def read_manifest(path: str | Path, *, progress: Progress = SILENT) -> Manifest:
         samples.append(_sample_of(name, label, word, group, base, f"{path}, line {line}"))
     check_all_or_no_parts(samples, str(path))
     kept, duplicates, notes = merge_duplicates(samples)
-    unused = [name for name in header if name not in _COLUMNS]
+    unused = [name for name in header if name not in (*_COLUMNS, _ORIGIN)]
     if unused:
         notes.append(f"Columns not used: {', '.join(name or '(no name)' for name in unused)}.")
     manifest = _build_from_rows(kept, path, base, [*left_out, *duplicates], notes, progress)

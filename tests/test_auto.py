@@ -13,8 +13,8 @@ from fieldmark.auto import LEARNING_RATES, PRESETS, Facts, settle, settle_augmen
 from fieldmark.errors import RecipeError
 from fieldmark.recipe import AugmentRecipe, Recipe, from_dict, to_dict
 
-PHOTOS = Facts(all_grey=False, typical_side_px=375, min_size_px=32, has_norm=True)
-DIGITS = Facts(all_grey=True, typical_side_px=8, min_size_px=1, has_norm=True)
+PHOTOS = Facts(all_grey=False, typical_side_px=375, min_size_px=32, has_norm=True, num_train=244)
+DIGITS = Facts(all_grey=True, typical_side_px=8, min_size_px=1, has_norm=True, num_train=1438)
 
 # Measured from the pictures, or known on the machine only.
 LEFT_OPEN = {"data.mean", "data.std", "data.cache", "device", "precision"}
@@ -28,6 +28,7 @@ facts = st.builds(
     typical_side_px=st.integers(1, 5000),
     min_size_px=st.integers(1, 300),
     has_norm=st.booleans(),
+    num_train=st.integers(1, 10**6),
 )
 # A valid value that no preset and no rule would choose, for every word that may say "auto".
 OWN_WORDS: dict[str, Any] = {
@@ -50,6 +51,10 @@ OWN_WORDS: dict[str, Any] = {
     "augment.contrast": 0.456,
     "augment.saturation": 0.567,
     "augment.hue": 0.0678,
+    "augment.policy": "randaugment",
+    "augment.erase": 0.321,
+    "augment.mixup": 0.432,
+    "augment.cutmix": 0.543,
 }
 
 
@@ -134,7 +139,7 @@ def test_the_weight_decay_is_the_optimizers_own(optimizer: str, decay: float) ->
 def test_the_size_follows_from_pictures_and_network(
     typical_px: int, min_px: int, size: int
 ) -> None:
-    f = Facts(all_grey=False, typical_side_px=typical_px, min_size_px=min_px, has_norm=True)
+    f = dataclasses.replace(PHOTOS, typical_side_px=typical_px, min_size_px=min_px)
     settled, said = settle(Recipe(), f)
     assert settled.data.size == size
     assert said[0] == f"size {size} px: pictures are typically {typical_px} px"
@@ -163,7 +168,7 @@ def test_photos_and_digits_each_get_what_suits_them() -> None:
     assert photos.augment.preset == "standard"
     assert photos.augment.hflip == 0.5
     assert "3 channels: the pictures have colour" in said
-    assert "augmentation standard: usual for photos" in said
+    assert "augmentation standard: usual for 244 photos; strong from 50 epochs on" in said
 
     digits, said = settle(Recipe(), DIGITS)
     assert (digits.data.channels, digits.data.crop_fraction) == (1, 1.0)
@@ -203,14 +208,67 @@ def test_every_learning_rate_of_the_table_can_come_about() -> None:
     assert found == set(LEARNING_RATES.values())
 
 
+@pytest.mark.parametrize(
+    ("mode", "num_train", "epochs", "preset"),
+    [
+        ("scratch", 244, 20, "standard"),  # measured: strong gains nothing
+        ("scratch", 244, 49, "standard"),
+        ("scratch", 244, 50, "strong"),  # measured: strong gains
+        ("scratch", 10_000, 50, "strong"),
+        ("scratch", 10_001, 50, "standard"),  # many are not learnt by heart so soon
+        ("scratch", 50_000, 99, "standard"),
+        ("scratch", 50_000, 100, "strong"),
+        ("finetune", 244, 300, "standard"),
+        ("frozen", 244, 300, "standard"),
+        ("partial", 244, 300, "standard"),
+    ],
+)
+def test_few_photos_seen_often_from_random_weights_are_augmented_strongly(
+    mode: str, num_train: int, epochs: int, preset: str
+) -> None:
+    recipe = recipe_of(mode, "adamw", **{"training.epochs": epochs})
+    settled, said = settle(recipe, dataclasses.replace(PHOTOS, num_train=num_train))
+    assert settled.augment == settle_augment(AugmentRecipe(preset=preset))  # type: ignore[arg-type]
+    (line,) = [line for line in said if line.startswith("augmentation")]
+    reasons = {
+        "strong": f"{epochs} epochs from random weights would learn {num_train:,} photos by heart",
+        "standard": f"usual for {num_train:,} photos; strong from "
+        f"{50 if num_train <= 10_000 else 100} epochs on",
+    }
+    reason = reasons[preset]
+    if mode != "scratch":
+        reason = "usual for photos and a network that is trained already"
+    assert line == f"augmentation {preset}: {reason}"
+
+
+@given(facts, st.sampled_from(MODES), st.integers(1, 1000), st.integers(1, 1000))
+def test_more_pictures_are_never_augmented_more_and_more_epochs_never_less(
+    f: Facts, mode: str, epochs: int, more: int
+) -> None:
+    def strength(num_train: int, num_epochs: int) -> int:
+        recipe = recipe_of(mode, "adamw", **{"training.epochs": num_epochs})
+        settled, _ = settle(recipe, dataclasses.replace(f, num_train=num_train))
+        return list(PRESETS).index(settled.augment.preset)
+
+    assert strength(f.num_train + 100 * more, epochs) <= strength(f.num_train, epochs)
+    assert strength(f.num_train, epochs + more) >= strength(f.num_train, epochs)
+
+
+def test_signs_are_never_mirrored_however_long_the_training() -> None:
+    settled, _ = settle(Recipe().with_settings({"training.epochs": 500}), DIGITS)
+    assert settled.augment.preset == "light"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_fills_every_word_it_has_and_keeps_its_name(preset: str) -> None:
     recipe = AugmentRecipe(preset=preset, hue=0.4)  # type: ignore[arg-type]
-    settled = settle_augment(recipe, grey=True, size_px=8)
-    assert vars(settled) == {"preset": preset} | PRESETS[preset] | {"hue": 0.4}
+    settled = settle_augment(recipe)
+    how = {"num_ops": recipe.num_ops, "magnitude": recipe.magnitude}  # of a policy, in any preset
+    assert vars(settled) == {"preset": preset} | how | PRESETS[preset] | {"hue": 0.4}
 
 
 def test_the_preset_none_changes_nothing() -> None:
     words = dict(PRESETS["none"])
     assert words.pop("crop_scale") == words.pop("crop_ratio") == (1.0, 1.0)
+    assert words.pop("policy") == "none"
     assert set(words.values()) == {0.0}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fieldmark.errors import RecipeError
 from fieldmark.recipe import AugmentRecipe, Recipe
@@ -15,6 +15,7 @@ from fieldmark.recipe import AugmentRecipe, Recipe
 SMALL_PICTURE_PX: Final = 64
 
 # What each preset says for the words left at "auto". A crop_scale of (1, 1) means no random crop.
+Preset = Literal["none", "light", "standard", "strong"]
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "none": {
         "crop_scale": (1.0, 1.0),
@@ -63,7 +64,32 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "mixup": 0.0,
         "cutmix": 0.0,
     },
+    # For long trainings from random weights. What torchvision's newer weights were trained with
+    # (Vryniotis 2021), with crops less small: TrivialAugment already changes colours and shapes.
+    "strong": {
+        "crop_scale": (0.25, 1.0),
+        "crop_ratio": (0.75, 1.333),
+        "hflip": 0.5,
+        "vflip": 0.0,
+        "rotate_degrees": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "saturation": 0.0,
+        "hue": 0.0,
+        "policy": "trivialaugment",
+        "erase": 0.1,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+    },
 }
+
+# Epochs from random weights from which "strong" is chosen: pictures seen so often are learnt by
+# heart, and the fewer there are the sooner. Of 244 photos, measured: no gain in 20 epochs, a clear
+# one in 60 (docs/augmentation.md). Of many, from papers: recipes with mixing begin at 100 epochs
+# (Wightman et al. 2021, A3), and what helps on little data harms on much of it (Steiner et al.
+# 2021, sec. 4.4).
+LONG_TRAINING: Final = {"few": 50, "many": 100}
+FEW_PICTURES: Final = 10_000
 
 # Peak learning rates by mode and by whether the network has norms. Adam 2e-4 without norms is the
 # AlexNet write-up's; 1e-4 for fine-tuning is what the reference figures of docs/ found to work.
@@ -88,6 +114,7 @@ class Facts:
         typical_side_px: the median short side of the pictures.
         min_size_px: the smallest input the network admits.
         has_norm: the network has normalisation layers.
+        num_train: training pictures.
         only_size_px: the one input size that the network is built for, where there is only one.
     """
 
@@ -95,6 +122,7 @@ class Facts:
     typical_side_px: int
     min_size_px: int
     has_norm: bool
+    num_train: int
     only_size_px: int | None = None
 
 
@@ -156,10 +184,13 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
         lr = _learning_rate(recipe, facts)
         said.append(f"learning rate {lr:g}: usual for {recipe.optimizer.name}, {recipe.mode}")
 
-    augment = settle_augment(recipe.augment, grey=channels == 1, size_px=size)
-    if recipe.augment.preset == "auto":
-        kind = "small grey pictures" if augment.preset == "light" else "photos"
-        said.append(f"augmentation {augment.preset}: usual for {kind}")
+    augment = recipe.augment
+    if augment.preset == "auto":
+        small_grey = channels == 1 and size <= SMALL_PICTURE_PX
+        preset, reason = _preset(recipe, facts, small_grey=small_grey)
+        augment = replace(augment, preset=preset)
+        said.append(f"augmentation {preset}: {reason}")
+    augment = settle_augment(augment)
 
     decay = recipe.optimizer.weight_decay
     if decay == "auto":
@@ -187,15 +218,27 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
     return settled, said
 
 
-def settle_augment(augment: AugmentRecipe, *, grey: bool, size_px: int) -> AugmentRecipe:
-    """Fill the words left at "auto" from the preset (itself chosen by the kind of picture)."""
-    preset = augment.preset
-    if preset == "auto":
-        preset = "light" if grey and size_px <= SMALL_PICTURE_PX else "standard"
-    filled = {
-        word: value for word, value in PRESETS[preset].items() if getattr(augment, word) == "auto"
-    }
-    return replace(augment, preset=preset, **filled)
+def settle_augment(augment: AugmentRecipe) -> AugmentRecipe:
+    """Fill the words left at "auto" from the preset, which is named."""
+    preset = PRESETS[augment.preset]
+    filled = {word: value for word, value in preset.items() if getattr(augment, word) == "auto"}
+    return replace(augment, **filled)
+
+
+def _preset(recipe: Recipe, facts: Facts, *, small_grey: bool) -> tuple[Preset, str]:
+    """The preset for these pictures and this training, and why."""
+    if small_grey:
+        return "light", "usual for small grey pictures"
+    if recipe.mode != "scratch":
+        return "standard", "usual for photos and a network that is trained already"
+    few = facts.num_train <= FEW_PICTURES
+    long = LONG_TRAINING["few" if few else "many"]
+    if recipe.training.epochs >= long:
+        return "strong", (
+            f"{recipe.training.epochs} epochs from random weights would learn "
+            f"{facts.num_train:,} photos by heart"
+        )
+    return "standard", f"usual for {facts.num_train:,} photos; strong from {long} epochs on"
 
 
 def _input_size(facts: Facts) -> int:

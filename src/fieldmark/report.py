@@ -113,7 +113,8 @@ def _shares(names: Sequence[str], target: int | Sequence[float]) -> str:
     """The name of a label, or of the two of a mixed picture with their shares."""
     if isinstance(target, int):
         return names[target]
-    shares = sorted(((share, k) for k, share in enumerate(target) if share > 0), reverse=True)
+    seen = ((share, k) for k, share in enumerate(target) if share >= 0.005)  # else it says 0%
+    shares = sorted(seen, reverse=True)
     if len(shares) == 1:
         return names[shares[0][1]]
     return "\n".join(f"{share:.0%} {names[k]}" for share, k in shares)

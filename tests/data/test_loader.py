@@ -30,11 +30,9 @@ from support.stores import streamed
 
 CPU = Runtime(torch.device("cpu"))
 RGB = Preprocess(8, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-NONE = settle_augment(AugmentRecipe(preset="none"), grey=False, size_px=224)
-STRONG = settle_augment(AugmentRecipe(preset="strong"), grey=False, size_px=224)
-STANDARD = replace(
-    settle_augment(AugmentRecipe(preset="standard"), grey=False, size_px=224), rotate_degrees=10.0
-)
+NONE = settle_augment(AugmentRecipe(preset="none"))
+STRONG = settle_augment(AugmentRecipe(preset="strong"))
+STANDARD = replace(settle_augment(AugmentRecipe(preset="standard")), rotate_degrees=10.0)
 
 
 def make_store(

@@ -24,7 +24,7 @@ from fieldmark.runtime import open_runtime
 
 MakePictures = Callable[..., Path]
 CPU = open_runtime("cpu")
-FACTS = Facts(all_grey=False, typical_side_px=20, min_size_px=1, has_norm=True)
+FACTS = Facts(all_grey=False, typical_side_px=20, min_size_px=1, has_norm=True, num_train=20)
 
 
 class Lines(Silent):

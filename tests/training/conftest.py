@@ -87,7 +87,7 @@ def tiny_recipe(**settings: Any) -> Recipe:
     }
     given = {name.replace("__", "."): value for name, value in settings.items()}
     recipe = Recipe().with_settings({**plain, **given})
-    augment = settle_augment(recipe.augment, grey=False, size_px=SIZE_PX)
+    augment = settle_augment(recipe.augment)
     words = {f"augment.{k}": v for k, v in vars(augment).items()}
     return recipe.with_settings(words)
 

@@ -174,6 +174,8 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
         min_size_px=network.min_size_px,
         only_size_px=network.fixed_size_px if isinstance(network, TimmNetwork) else None,
         has_norm=card.has_norm,
+        # Pictures that are only shown are in no part.
+        num_train=len(manifest.of_part("train")) or len(manifest.samples),
     )
     recipe, said = settle(recipe, facts)
     size = recipe.data.size

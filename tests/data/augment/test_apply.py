@@ -24,7 +24,7 @@ from support.pictures import noise_batch, seeded, smooth_batch
 
 
 def settled(preset: Any, **words: Any) -> AugmentRecipe:
-    return settle_augment(AugmentRecipe(preset=preset, **words), grey=False, size_px=224)
+    return settle_augment(AugmentRecipe(preset=preset, **words))
 
 
 NONE, STANDARD = settled("none"), settled("standard")

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import fieldmark as fm
+from fieldmark.auto import settle_augment
+from fieldmark.data.augment.apply import augment_batch
+from fieldmark.data.loader import TrainLoader
+from fieldmark.data.pixels.form import Form
+from fieldmark.data.pixels.store import PixelStore, store_of
+from fieldmark.data.preprocess import STORE_MARGIN
 from fieldmark.progress import Silent
-from fieldmark.runtime import open_runtime
+from fieldmark.recipe import AugmentRecipe
+from fieldmark.runtime import Runtime, open_runtime
+from fieldmark.types import Preprocess, Sample
+from support.pictures import seeded, smooth_batch
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(),
@@ -94,3 +105,61 @@ def test_a_loss_of_nan_is_noticed_although_the_loop_looks_only_now_and_then(
 def test_a_device_number_that_is_not_there_is_named() -> None:
     with pytest.raises(fm.FieldmarkError, match=r"(?s)no such device.*cuda:99.*auto, cpu, cuda:0"):
         open_runtime("cuda:99")
+
+
+def photos_as_canvases(num: int, size_px: int) -> PixelStore:
+    """Colourful pictures of several proportions, as `load_canvas` leaves them, in memory."""
+    side_px = round(STORE_MARGIN * size_px)
+    canvases = smooth_batch(num, 3, side_px, side_px).permute(0, 2, 3, 1).numpy()
+    samples = [Sample(str(i), "a", "train") for i in range(num)]
+    preprocess = Preprocess(size_px, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    store = store_of(samples, Form("canvas", preprocess), list(canvases))
+    return replace(store, aspects_n=np.array([(0.5, 0.75, 1.0, 1.5)[i % 4] for i in range(num)]))
+
+
+@pytest.mark.parametrize("preset", ["none", "light", "standard", "strong"])
+def test_canvases_are_cropped_and_augmented_on_the_gpu_as_on_the_cpu(preset: str) -> None:
+    """Not to the bit, and not the policies, which are Pillow's on one side and torch's on the
+    other; the draws are the same, so pictures and targets agree."""
+    store = photos_as_canvases(24, 64)
+    augment = settle_augment(AugmentRecipe(preset=preset, policy="none"))  # type: ignore[arg-type]
+    if preset == "none":
+        augment = replace(augment, crop_scale=(0.5, 1.0))
+    batches = []
+    for device in ("cuda", "cpu"):
+        loader = TrainLoader(
+            store,
+            [i % 3 for i in range(24)],
+            store.form.preprocess,
+            augment,
+            Runtime(torch.device(device)),
+            batch_size=8,
+            seed=5,
+        )
+        batches.append(list(loader.epoch(1)))
+    for on_gpu, on_cpu in zip(*batches, strict=True):
+        assert on_gpu.images_bchw.is_cuda
+        assert on_gpu.targets.is_cuda
+        apart = (on_gpu.images_bchw.cpu() - on_cpu.images_bchw).abs()
+        one_level = 1 / 255 / 0.2
+        assert apart.mean() < 0.05 * one_level
+        assert apart.max() < 3 * one_level
+        torch.testing.assert_close(on_gpu.targets.cpu(), on_cpu.targets)
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
+def test_policies_on_the_gpu_look_as_on_the_cpu(policy: str) -> None:
+    images = smooth_batch(64, 3, 64, 64)
+    augment = replace(settle_augment(AugmentRecipe(preset="none")), policy=policy)  # type: ignore[arg-type]
+    on_cpu = augment_batch(images, augment, seeded(3)).int()
+    on_gpu = augment_batch(images.cuda(), augment, seeded(3)).cpu().int()
+    assert (on_cpu != images).any()
+    apart = (on_gpu - on_cpu).abs().float()
+    assert apart.mean() < 5  # levels: edges of moved pictures lie up to a pixel apart
+    assert apart.median() <= 1
+
+
+def test_pictures_already_on_the_gpu_stay_where_they_are() -> None:
+    runtime = open_runtime()
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8, device="cuda")
+    assert runtime.place(images).data_ptr() == images.data_ptr()

@@ -72,7 +72,7 @@ def as_tensor(picture: torch.Tensor | Image.Image) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pillow_and_tensors_agree_so_that_a_cpu_and_a_gpu_do(channels: int) -> None:
-    """The operations are the same, their rounding is not; a moved picture may lie a pixel apart."""
+    """The operations are the same, their rounding is not."""
     images = smooth_batch(2, channels, 48, 64)
     for op, strength in trivialaugment_space().items():
         operation = Op(op, strength.at(12))
@@ -84,9 +84,8 @@ def test_pillow_and_tensors_agree_so_that_a_cpu_and_a_gpu_do(channels: int) -> N
             ]
         ).int()
         apart = (on_tensors - on_pictures).abs().float()
-        moved = op.startswith(("Shear", "Translate", "Rotate"))
-        assert apart.mean() < (6 if moved else 1), op
-        assert apart.median() <= 2, op
+        assert apart.mean() < 0.8, op
+        assert apart.max() <= 2 or (apart > 2).float().mean() < 0.03, op  # edges of what is moved
 
 
 def test_each_picture_goes_through_the_operations_it_has_drawn(

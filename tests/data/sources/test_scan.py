@@ -6,6 +6,8 @@ import gzip
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -507,3 +509,14 @@ def test_the_real_ants_and_bees(shared_data: Path) -> None:
     assert len(manifest.of_part("train")) + len(manifest.of_part("val")) == 398
     assert manifest.left_out == ()
     assert not manifest.all_grey
+
+
+def test_scanning_needs_none_of_the_heavy_libraries(tmp_path: Path) -> None:
+    fill(tmp_path, *TWO)
+    heavy = ("torch", "torchvision", "sklearn", "datasets", "pyarrow", "huggingface_hub")
+    code = (
+        "import sys; from fieldmark.data.sources.scan import scan; "
+        f"scan({str(tmp_path)!r}); print(set({heavy!r}) & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from fieldmark.data.manifest import Manifest, build_manifest
 from fieldmark.data.sources.candidates import PART_WORDS, counted, merge_duplicates
+from fieldmark.data.sources.growth import watched
 from fieldmark.data.sources.hf_columns import Columns, choose_columns, read_rows
 from fieldmark.errors import SourceError
 from fieldmark.hub.failures import HubError, Kind, explain
-from fieldmark.hub.library import library
+from fieldmark.hub.library import cache_of_library, library
 from fieldmark.progress import Progress, size
 from fieldmark.types import LeftOut, Part, Sample
 
@@ -102,6 +103,7 @@ def _datasets(progress: Progress) -> Iterator[None]:
             warnings.simplefilter("ignore")
             import datasets
             import pyarrow  # noqa: F401 - what reads the pictures afterwards
+            from huggingface_hub import utils as hub_utils
         except ImportError as error:
             raise SourceError(
                 "data sets of the Hugging Face hub are read by the library `datasets`, which is "
@@ -113,18 +115,25 @@ def _datasets(progress: Progress) -> Iterator[None]:
             raise SourceError(str(error), fix="; ".join(error.steps)) from error
         counts = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
         is_offline = datasets.config.HF_HUB_OFFLINE
-        level, had_bars = datasets.logging.get_verbosity(), datasets.is_progress_bar_enabled()
+        level = datasets.logging.get_verbosity()
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
         datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-        datasets.disable_progress_bars()
+        utils: Any = hub_utils  # which does not say that it has these functions
+        with_bars: list[tuple[Any, bool]] = [
+            (datasets, datasets.is_progress_bar_enabled()),
+            (utils, not utils.are_progress_bars_disabled()),
+        ]
+        for place, _ in with_bars:
+            place.disable_progress_bars()
         try:
             yield
         finally:
             datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
             datasets.config.HF_HUB_OFFLINE = is_offline
             datasets.logging.set_verbosity(level)
-            if had_bars:
-                datasets.enable_progress_bars()
+            for place, had in with_bars:
+                if had:
+                    place.enable_progress_bars()
 
 
 def _load(source: HubSource, progress: Progress) -> tuple[Mapping[str, Any], Columns]:
@@ -148,7 +157,7 @@ def _load(source: HubSource, progress: Progress) -> tuple[Mapping[str, Any], Col
                 choose_columns(source, builder.info.features)
             if not source.is_local and not Path(builder.cache_dir).is_dir():
                 _say_what_comes(source, builder, progress)
-            with progress.task("fetching and reading the data set", None):
+            with watched(_folder_in_hub_cache(source), "fetching", _amount(builder), progress):
                 builder.download_and_prepare()
             splits = builder.as_dataset()
     except SourceError:
@@ -188,13 +197,24 @@ def _look_up(source: HubSource) -> HubError | None:
 def _say_what_comes(source: HubSource, builder: Any, progress: Progress) -> None:
     import datasets
 
-    told = builder.info.download_size
+    told = _amount(builder)
     amount = f"{size(told)} to download" if told else "it does not say how much is to download"
     licence = builder.info.license or "see its page"
     progress.say(
         f"{source.text}: {amount}, into {datasets.config.HF_DATASETS_CACHE} and the hub's cache; "
         f"licence: {licence}."
     )
+
+
+def _amount(builder: Any) -> int | None:
+    """Bytes to download, where the data set tells them."""
+    told = builder.info.download_size
+    return int(told) if told else None
+
+
+def _folder_in_hub_cache(source: HubSource) -> Path:
+    """Where the hub's library puts the files of this data set."""
+    return cache_of_library() / f"datasets--{source.path.replace('/', '--')}" / "blobs"
 
 
 def _error(source: HubSource, error: Exception, failure: HubError | None) -> SourceError:

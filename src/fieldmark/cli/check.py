@@ -67,7 +67,6 @@ def check(
             f"Next: {program()} check {source} --write-manifest clean.csv leaves findings out"
         )
     if strict and done.checked.num_serious:
-        typer.echo(
-            f"{done.checked.num_serious:,} leaks, label conflicts or unreadable files", err=True
-        )
+        serious = counted(done.checked.num_serious, "serious finding")
+        typer.echo(f"{serious}: leaks, label conflicts, unreadable files", err=True)
         raise typer.Exit(BAD_PICTURES)

@@ -200,11 +200,13 @@ def _plain(format_name: str) -> str:
 
 
 def _percent(share: float) -> str:
-    """`93 %`, `all`; never 100 or 0 for what is not all, or none."""
+    """`93 %`, `all`; rounded down, but never to 0 or up to 100."""
+    percent = 100 * share + 1e-9  # 1 - 0.9 is a little less than a tenth
     if share == 1:
         return "all"
-    percent = 100 * share
-    digits = 0 if 1 <= percent <= 99 else 1
-    if digits and 99.9 < percent < 100:
+    if percent > 99.9:
         return "over 99.9 %"
+    if percent < 0.1:
+        return "under 0.1 %"
+    digits = 0 if 1 <= percent <= 99 else 1
     return f"{math.floor(percent * 10**digits) / 10**digits:.{digits}f} %"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -144,4 +145,4 @@ def _notes(copies: Copies) -> tuple[str, ...]:
     return tuple(notes)
 
 
-MEASURED_AT: str = f"short side {LOOK_SIDE_PX} px"
+MEASURED_AT: Final = f"at {LOOK_SIDE_PX} px short side, if larger"

@@ -111,6 +111,16 @@ def test_folders_at_the_top_are_passed(tmp_path: Path, top: str) -> None:
     assert [len(manifest.of_part(part)) for part in ("train", "val")] == [6, 6]
 
 
+def test_a_file_beside_the_folder_at_the_top(tmp_path: Path) -> None:
+    inside = {f"photos/train/{n}": c for n, c in TWO.items()} | {"README.txt": b"hello"}
+    inside |= {f"photos/val/{n}": c for n, c in TWO.items()}
+    manifest = scan(pack_zip(tmp_path / "set.zip", inside))
+    assert [len(manifest.of_part(part)) for part in ("train", "val")] == [6, 6]
+    assert "Not looked at, lying outside the class folders: README.txt." in manifest.notes
+    one = pack_zip(tmp_path / "one.zip", {"ants/1.png": picture(), "README.txt": b"hello"})
+    assert scan(one).class_names == ("ants",)
+
+
 def test_depth_counts_below_the_folder_at_the_top(tmp_path: Path) -> None:
     years = {
         f"photos/{year}/{name}": content

@@ -303,6 +303,12 @@ def test_a_level_too_high_is_not_trained_on(tmp_path: Path) -> None:
     assert scan(images).class_names == ("ants", "bees")
 
 
+def test_parts_a_level_too_high_are_not_taken_for_classes(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"photos/{part}/{name}" for part in ("train", "val") for name in TWO))
+    text = error_of(tmp_path, "the parts lie one level deeper", str(tmp_path / "photos"))
+    assert "--depth" not in text
+
+
 # Depth --------------------------------------------------------------------------------------------
 
 

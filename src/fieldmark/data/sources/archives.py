@@ -74,21 +74,22 @@ def read_unpacked(folder: Path, name: str) -> Unpacked:
     return Unpacked(folder, left_out)
 
 
-def find_top(folder: Path, depth: int) -> Path:
+def find_top(folder: Path, depth: int) -> tuple[Path, list[str]]:
     """The folder that holds the class folders, or train/ and val/: many archives have one folder at
-    the top with everything in it.
+    the top with everything in it. Also the files that were passed on the way, a README say.
 
     Args:
         depth: levels of folders that must be left below it.
     """
+    passed: list[str] = []
     while True:
         folders, files = entries_of(folder)
-        if len(folders) != 1 or files or folders[0].lower() in PART_WORDS:
-            return folder
+        if len(folders) != 1 or folders[0].lower() in PART_WORDS:
+            return folder, passed
         inner = folder / folders[0]
         if not _has_levels(inner, depth):
-            return folder
-        folder = inner
+            return folder, passed
+        folder, passed = inner, [*passed, *files]
 
 
 def _has_levels(folder: Path, depth: int) -> bool:

@@ -155,6 +155,13 @@ def _check_level(root: Path, classes: Sequence[Path], depth: int) -> None:
         return
     names = [str(folder.relative_to(root)) for folder in classes]
     several = len(names) > 1
+    if not several and all(name.lower() in PART_WORDS for name in inside):
+        raise SourceError(
+            "the parts lie one level deeper",
+            given=f"{root}: {names[0]}; in it {some(inside)}",
+            valid="a folder with train/ val/ [test/] directly in it",
+            fix=f"name that folder: {classes[0]}",
+        )
     merged = " (folders of one name become one class)" if several else ""
     raise SourceError(
         "these seem not to be the classes: they hold no picture directly, but the same folders"

@@ -130,13 +130,13 @@ def _scan_archive(path: Path, depth: int, progress: Progress) -> Manifest:
 
 
 def _scan_unpacked(unpacked: Unpacked, depth: int, progress: Progress) -> Manifest:
-    manifest = _scan_folder(find_top(unpacked.folder, depth), depth, progress)
-    note = f"Unpacked, the pictures lie in {unpacked.folder}."
-    return replace(
-        manifest,
-        left_out=(*unpacked.left_out, *manifest.left_out),
-        notes=(*manifest.notes, note),
-    )
+    top, passed = find_top(unpacked.folder, depth)
+    manifest = _scan_folder(top, depth, progress)
+    notes = [*manifest.notes, f"Unpacked, the pictures lie in {unpacked.folder}."]
+    if passed:
+        notes.append(f"Not looked at, lying outside the class folders: {some(passed)}.")
+    left_out = (*unpacked.left_out, *manifest.left_out)
+    return replace(manifest, left_out=left_out, notes=tuple(notes))
 
 
 def _scan_known(known: KnownSet, depth: int, progress: Progress) -> Manifest:

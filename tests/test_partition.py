@@ -188,7 +188,7 @@ def test_groups_of_a_table_and_of_an_expression(photos: Path, tmp_path: Path) ->
     for sample in done.manifest.samples:
         groups.setdefault(sample.group, set()).add(sample.part)
     assert {name: len(found) for name, found in groups.items() if name} == {"x": 1, "01": 1}
-    assert any(line.startswith("group_by makes 1 groups of 20 pictures") for line in said.lines)
+    assert any(line.startswith("group_by makes 1 group of 20 pictures") for line in said.lines)
 
 
 # Parts that are there -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,21 @@ def test_the_first_group_of_the_expression_else_all_of_it() -> None:
             "group_by makes 2 groups of 4 pictures; nothing is found in the paths of 1, "
             "which stand alone."
         ]
+
+
+@pytest.mark.parametrize(
+    ("place", "pattern", "name"),
+    [
+        ("ants/film12_frame003.jpg", r"(film\d+)_", "film12"),
+        ("ants/patient7/left.jpg", r"[^/]+(?=/[^/]+$)", "patient7"),
+        ("bees/IMG_20240311_1530.jpg", r"_(\d{8})_", "20240311"),
+    ],
+)
+def test_examples_of_the_docs(place: str, pattern: str, name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "split.md").read_text(encoding="utf-8")
+    assert f"| `{place}` | `{pattern}` | `{name}`" in page
+    grouped, _ = group_by(on_paths(f"/d/{place}", f"/d/more/{place}", "/d/x.jpg"), pattern)
+    assert groups_of(grouped) == [name, name, ""]
 
 
 def test_an_optional_group_that_is_not_there_finds_nothing() -> None:

@@ -100,7 +100,8 @@ def group_by(samples: Sequence[Sample], pattern: str) -> tuple[tuple[Sample, ...
         note = f"WARNING: group_by gives every picture a group of its own. {example}"
     else:
         alone = len(samples) - num_named
-        note = f"group_by makes {num_groups:,} groups of {num_named:,} pictures" + (
+        groups = f"{num_groups:,} group{'s' * (num_groups > 1)}"
+        note = f"group_by makes {groups} of {num_named:,} pictures" + (
             f"; nothing is found in the paths of {alone:,}, which stand alone." if alone else "."
         )
     return merge(samples, names=names), [note]

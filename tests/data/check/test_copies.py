@@ -116,7 +116,8 @@ def test_how_many_rows_are_compared_at_once_makes_no_difference(
     signatures = [x.signature for x in looks_of(pictures, tmp_path) if isinstance(x, Look)]
     wanted = near_pairs(signatures, Silent())
     assert {(0, 9), (1, 10), (4, 15), (5, 16)} <= set(wanted[0])
-    monkeypatch.setattr(copies, "_BLOCK", 3)
+    monkeypatch.setattr(copies, "_TABLE", 60)
+    monkeypatch.setattr(copies, "_ALIGNED_AT_ONCE", 3)
     monkeypatch.setattr(copies, "_PAIRS_AT_ONCE", 2)
     assert near_pairs(signatures, Silent()) == wanted
 

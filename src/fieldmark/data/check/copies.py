@@ -34,8 +34,9 @@ MIN_ALIGNED_ALIKE: Final = 0.85  # the same, once one is laid onto the other
 MAX_ALIGNMENTS: Final = 20_000  # half a millisecond each; the likeliest come first
 # A picture of one colour has no details, only the noise of its compression.
 _MAX_ONE_COLOUR: Final = 0.98
-_BLOCK: Final = 512  # rows of the table of all pairs that are in memory at once
+_TABLE: Final = 2**22  # cells of the table of all pairs that are in memory at once: 32 MB
 _PAIRS_AT_ONCE: Final = 20_000
+_ALIGNED_AT_ONCE: Final = 512
 # Chroma, 0-255: what a change of saturation or a grey copy leaves alike.
 _NO_COLOUR: Final = 4.0
 _MIN_COLOURS_ALIKE: Final = 0.7
@@ -137,8 +138,8 @@ def near_pairs(
     num_untried = len(i) - len(likeliest)
     i, j = i[likeliest], j[likeliest]
     with progress.task("laying pictures onto each other", len(i)) as task:
-        for start in range(0, len(i), _BLOCK):
-            a, b = i[start : start + _BLOCK], j[start : start + _BLOCK]
+        for start in range(0, len(i), _ALIGNED_AT_ONCE):
+            a, b = (ends[start : start + _ALIGNED_AT_ONCE] for ends in (i, j))
             same = aligned_likeness(thumbs[a], thumbs[b]) >= MIN_ALIGNED_ALIKE
             found += zip(a[same].tolist(), b[same].tolist(), strict=True)
             task.advance(len(a))
@@ -150,8 +151,9 @@ def _alike_in_the_large(
 ) -> Iterator[tuple[int, Ints, Ints, Floats]]:
     """(rows done, i, j, correlation of cells) for the pairs that pass the first two sieves."""
     cells = unit_rows(halved(halved(thumbs)))
-    for start in range(0, len(hashes), _BLOCK):
-        rows = hashes[start : start + _BLOCK]
+    num_rows = max(1, _TABLE // len(hashes))
+    for start in range(0, len(hashes), num_rows):
+        rows = hashes[start : start + num_rows]
         apart = np.bitwise_count(rows[:, None] ^ hashes[None, start:])
         i, j = np.nonzero(np.triu(apart <= MAX_BITS_APART, 1))
         alike = _products(cells, i + start, j + start)

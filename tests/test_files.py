@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fieldmark.errors import OutputError
-from fieldmark.files import atomic_path, claim_directory, write_text
+from fieldmark.files import atomic_folder, atomic_path, claim_directory, write_text
 
 
 @pytest.fixture
@@ -116,3 +116,42 @@ def test_claiming_a_directory_that_cannot_be_written_says_so(
     monkeypatch.setattr("fieldmark.files.tempfile.TemporaryFile", read_only)
     with pytest.raises(OutputError, match="cannot write: Read-only file system"):
         claim_directory(tmp_path / "x")
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "new" / "out") as folder:
+        assert folder.parent == tmp_path / "new"
+        assert folder.name.startswith(".out."), "hidden, and on the same disk"
+        (folder / "a").mkdir()
+        (folder / "a" / "b").write_text("x")
+        assert not (tmp_path / "new" / "out").exists()
+    assert (tmp_path / "new" / "out" / "a" / "b").read_text() == "x"
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "new" / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt, OSError])
+def test_an_interrupted_folder_leaves_nothing_and_spares_what_its_links_lead_to(
+    tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_text("mine")
+
+    def write_half() -> None:
+        with atomic_folder(tmp_path / "out") as folder:
+            (folder / "link").symlink_to(tmp_path / "photos")
+            raise interruption
+
+    with pytest.raises(interruption):
+        write_half()
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert (tmp_path / "photos" / "1.jpg").read_text() == "mine"
+
+
+def test_a_folder_takes_nobodys_place(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileExistsError), atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not any((tmp_path / "out").iterdir())

@@ -15,13 +15,16 @@ from PIL import Image
 
 import fieldmark
 from fieldmark import partition
+from fieldmark.assembly.pictures import find_samples
 from fieldmark.data import materialize
 from fieldmark.data.manifest import Manifest, read_manifest
 from fieldmark.data.pictures import open_picture
 from fieldmark.data.sources.idx import load_idx
 from fieldmark.data.sources.scan import scan
+from fieldmark.data.split import split as draw_parts
 from fieldmark.errors import FieldmarkError, OutputError, RecipeError, SourceError
 from fieldmark.progress import Silent
+from fieldmark.recipe import assemble
 from fieldmark.types import PARTS
 
 Usage = namedtuple("Usage", "total used free")
@@ -424,3 +427,15 @@ def test_errors_are_of_the_family(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FieldmarkError, match="cannot write: File exists"):
         divide("digits", tmp_path / "file" / "out")
+
+
+def test_train_draws_the_same_parts(photos: Path, tmp_path: Path) -> None:
+    """Same fractions, seed and groups: what `split` writes is what `train` would have drawn."""
+    words = {"source": str(photos), "seed": 5, "group_by": r"00\d"}
+    found, _ = find_samples(photos, assemble(None, words, {}), Silent())
+    assert len({sample.group for sample in found.samples}) == 11
+    drawn = draw_parts(found, val_fraction=0.1, test_fraction=0.1, seed=5)
+    done = divide(photos, tmp_path / "p.csv", form="manifest", seed=5, group_by=r"00\d")
+    assert {s.path: s.part for s in drawn.samples} == {
+        s.path: s.part for s in done.manifest.samples
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,3 +273,20 @@ def test_the_preset_none_changes_nothing() -> None:
     assert words.pop("crop_scale") == words.pop("crop_ratio") == (1.0, 1.0)
     assert words.pop("policy") == "none"
     assert set(words.values()) == {0.0}
+
+
+def test_the_table_of_presets_in_the_documentation_is_the_presets() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "augmentation.md").read_text("utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    (start,) = [i for i, row in enumerate(rows) if row == ["word", *PRESETS]]
+    told = {row[0]: row[1:] for row in rows[start + 2 : start + 2 + len(PRESETS["none"])]}
+    assert set(told) == set(PRESETS["none"])
+    for word, cells in told.items():
+        for preset, cell in zip(PRESETS, cells, strict=True):
+            value = PRESETS[preset][word]
+            if value == (1.0, 1.0):
+                assert cell in ("no random crop", "")
+            elif isinstance(value, tuple):
+                assert cell == "-".join(f"{number:g}" for number in value)
+            else:
+                assert cell == (value if isinstance(value, str) else f"{value:g}")

@@ -50,7 +50,7 @@ SizeOption = Annotated[int | None, typer.Option(help="Height and width of the in
 LrOption = Annotated[float | None, typer.Option(help="Peak learning rate, per step.")]
 OptimizerOption = Annotated[str | None, typer.Option(help="sgd, adam or adamw.")]
 ScheduleOption = Annotated[str | None, typer.Option(help="constant, step, cosine or one_cycle.")]
-AugmentOption = Annotated[str | None, typer.Option(help="none, light, standard or auto.")]
+AugmentOption = Annotated[str | None, typer.Option(help="none, light, standard, strong or auto.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 CacheOption = Annotated[
     str | None, typer.Option(help="Where decoded pictures are kept: auto, ram, gpu, disk or none.")

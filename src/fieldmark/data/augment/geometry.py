@@ -36,13 +36,15 @@ def rotate(
     """
     if max_degrees == 0:
         return images_bchw
-    height, width = images_bchw.shape[-2:]
+    (height, width), device = images_bchw.shape[-2:], images_bchw.device
     draw_b = torch.rand(len(images_bchw), generator=generator) * 2 - 1
-    angle_b = torch.deg2rad(draw_b * max_degrees)
-    cos_b, sin_b, zero_b = angle_b.cos(), angle_b.sin(), torch.zeros_like(angle_b)
-    # Grid coordinates run from -1 to 1 on either axis, so a turn needs the side ratio.
-    row_x = torch.stack((cos_b, -sin_b * height / width, zero_b), dim=-1)
-    row_y = torch.stack((sin_b * width / height, cos_b, zero_b), dim=-1)
-    turn_b23 = torch.stack((row_x, row_y), dim=1).to(images_bchw.device)
-    grid_bhw2 = F.affine_grid(turn_b23, list(images_bchw.shape), align_corners=False)
+    angle_b11 = torch.deg2rad(draw_b * max_degrees).view(-1, 1, 1).to(device)
+    cos_b11, sin_b11 = angle_b11.cos(), angle_b11.sin()
+    # Centres of pixels on an axis from -1 to 1, either side: so a turn needs the side ratio. As
+    # sums of a row and a column, which a CPU has sooner than affine_grid's matrix product.
+    x_w = (torch.arange(width, device=device) * 2 + 1) / width - 1
+    y_h1 = ((torch.arange(height, device=device) * 2 + 1) / height - 1).view(-1, 1)
+    from_x_bhw = cos_b11 * x_w - (sin_b11 * height / width) * y_h1
+    from_y_bhw = (sin_b11 * width / height) * x_w + cos_b11 * y_h1
+    grid_bhw2 = torch.stack((from_x_bhw, from_y_bhw), dim=-1)
     return F.grid_sample(images_bchw, grid_bhw2, padding_mode="reflection", align_corners=False)

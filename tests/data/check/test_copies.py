@@ -155,3 +155,18 @@ def test_together_are_the_connected_pictures(data: st.DataObject) -> None:
         for label in range(labels.max() + 1)
     ]
     assert sorted(found) == sorted(group for group in wanted if len(group) > 1)
+
+
+def test_a_film_is_cut_where_it_would_glue_a_set(tmp_path: Path) -> None:
+    """Each frame is like the next and the first is not like the last."""
+    whole = photo(8, 700, 180)
+    frames = [whole.crop((6 * i, 0, 6 * i + 240, 180)) for i in range(40)]
+    found = find_copies(looks_of(frames, tmp_path), Silent())
+    assert 39 not in found.near[0]
+    assert found.together() == (tuple(range(40)),)
+    cut = found.together(limit=10)
+    assert max(map(len, cut)) <= 10
+    assert len({i for group in cut for i in group}) == sum(map(len, cut)) >= 30
+    for group in cut:
+        assert any(set(group) <= {i, *found.near[i]} for i in group)
+    assert found.together(limit=40) == found.together()

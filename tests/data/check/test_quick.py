@@ -135,3 +135,19 @@ def test_a_training_keeps_copies_in_one_part(tmp_path: Path, no_drawing: None, s
     assert len(set(part_of.values())) > 1
     for i in range(8):
         assert part_of[f"{i}.png"] == part_of[f"copy{i}.png"]
+
+
+def test_a_class_that_is_one_film_can_still_be_trained(tmp_path: Path, no_drawing: None) -> None:
+    for number, label in enumerate(("ants", "bees")):
+        folder = tmp_path / "film" / label
+        folder.mkdir(parents=True)
+        whole = photo(50 + number, 600, 180)
+        for i in range(40):
+            whole.crop((6 * i, 0, 6 * i + 240, 180)).save(folder / f"{i:02d}.jpg", quality=90)
+    warnings, together = check(tmp_path / "film")
+    (chain,) = (line for line in warnings if "chain" in line)
+    assert chain.startswith("WARNING: 40 pictures are a chain")
+    assert "data.group_by" in chain
+    assert 0 < max(map(len, together)) <= 10
+    run = fieldmark.train(tmp_path / "film", out=tmp_path / "run", progress=Silent(), **WORDS)
+    assert run.test is not None

@@ -61,25 +61,45 @@ class Copies:
     num_small: int
     num_untried: int
 
-    def together(self) -> tuple[tuple[int, ...], ...]:
-        """Sets of pictures that copies of copies connect; those that stand alone are in none."""
+    def together(self, limit: int | None = None) -> tuple[tuple[int, ...], ...]:
+        """Sets of pictures that copies of copies connect; those that stand alone are in none.
+
+        Args:
+            limit: pictures above which such a chain is cut into sets of one picture with those of
+                its copies that are in no other set. None cuts nothing.
+        """
         result: list[tuple[int, ...]] = []
         seen: set[int] = set()
         for first in range(len(self.nodes)):
             if first in seen:
                 continue
-            seen.add(first)
-            found: list[int] = []
-            due = [first]
-            while due:
-                node = due.pop()
-                found += self.nodes[node]
-                new = [other for other in self.near.get(node, ()) if other not in seen]
-                seen.update(new)
-                due += new
-            if len(found) > 1:
-                result.append(tuple(sorted(found)))
-        return tuple(result)
+            chain = self._reach(first, None, set())
+            seen.update(chain)
+            if limit is None or self._count(chain) <= limit:
+                result.append(self._pictures(chain))
+                continue
+            done: set[int] = set()
+            for node in sorted(chain):
+                if node not in done:
+                    star = self._reach(node, 1, done)
+                    done.update(star)
+                    result.append(self._pictures(star))
+        return tuple(pictures for pictures in result if len(pictures) > 1)
+
+    def _reach(self, node: int, steps: int | None, without: set[int]) -> set[int]:
+        """The nodes connected to `node`, at most so many steps away."""
+        found, edge = {node}, {node}
+        while edge and steps != 0:
+            edge = {x for old in edge for x in self.near.get(old, ())} - found - without
+            found |= edge
+            steps = None if steps is None else steps - 1
+        return found
+
+    def _count(self, nodes: set[int]) -> int:
+        return sum(len(self.nodes[node]) for node in nodes)
+
+    def _pictures(self, nodes: set[int]) -> tuple[int, ...]:
+        return tuple(sorted(i for node in nodes for i in self.nodes[node]))
 
 
 def find_copies(looks: Sequence[Look | PictureError], progress: Progress) -> Copies:

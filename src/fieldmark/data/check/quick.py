@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from fieldmark.data.check.copies import find_copies
 from fieldmark.data.check.duplicates import find_duplicates
@@ -14,6 +15,9 @@ from fieldmark.data.manifest import Manifest
 from fieldmark.data.sources.candidates import counted
 from fieldmark.progress import Progress
 from fieldmark.types import PARTS, Sample
+
+MIN_CHAIN: Final = 10
+MAX_CHAIN: Final = 0.05  # of all pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,21 @@ def quick_check(manifest: Manifest, progress: Progress) -> QuickCheck:
             f"{blank[0].path}."
         )
     warnings += [f"note: {finding.detail}." for finding in _imbalance(manifest)]
+    # A chain that holds a good part of the set could not be drawn into parts as one.
+    limit = max(MIN_CHAIN, int(MAX_CHAIN * len(samples)))
+    if chains := [chain for chain in copies.together() if len(chain) > limit]:
+        longest = max(chains, key=len)
+        warnings.append(
+            f"WARNING: {counted(len(longest), 'picture')} are a chain in which each is nearly like "
+            "the next, as in a film: only the closest are kept in one part. data.group_by, or a "
+            f"column 'group', keeps a film whole: {samples[longest[0]].path}."
+        )
     if warnings:
         warnings.append(
             "`fieldmark check SOURCE` shows all of them and can write a manifest without them; "
             "--set data.quick_check=false looks for none."
         )
-    return QuickCheck(tuple(warnings), _within_parts(samples, copies.together()))
+    return QuickCheck(tuple(warnings), _within_parts(samples, copies.together(limit)))
 
 
 def _within_parts(

@@ -439,3 +439,8 @@ def test_train_draws_the_same_parts(photos: Path, tmp_path: Path) -> None:
     assert {s.path: s.part for s in drawn.samples} == {
         s.path: s.part for s in done.manifest.samples
     }
+
+
+def test_a_home_of_nobody_is_a_place_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such folder"):
+        divide("~nobody-of-that-name/photos", tmp_path / "out")

@@ -85,7 +85,8 @@ def scan(
 def _scan_path(text: str, depth: int, progress: Progress) -> Manifest:
     if not text.strip():
         raise SourceError("no source was given", valid=_KINDS, fix="name a folder of pictures")
-    path = Path(text).expanduser().absolute()
+    # Not Path.expanduser, which raises for the home of somebody who does not exist.
+    path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111
     try:
         if path.is_dir():
             return _scan_folder(path.resolve(), depth, progress)

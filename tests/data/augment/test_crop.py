@@ -24,7 +24,7 @@ from fieldmark.data.augment.crop import (
     sizes_of_canvases,
 )
 from fieldmark.data.augment.geometry import flip
-from fieldmark.data.preprocess import STORE_MARGIN, load_canvas, load_for_crops
+from fieldmark.data.preprocess import load_canvas, load_for_crops
 from fieldmark.types import Preprocess
 from support.pictures import noise_batch, seeded
 
@@ -147,6 +147,13 @@ def test_threads_and_memory_to_write_to_change_nothing() -> None:
     assert crops.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_pictures_that_may_not_be_written_to_are_cropped_without_a_warning() -> None:
+    picture = np.zeros((9, 9, 3), np.uint8)
+    picture.flags.writeable = False
+    crops = random_resized_crop([picture], 8, (0.999, 1.0), (1.0, 1.0), seeded())
+    assert crops.shape == (1, 3, 8, 8)
+
+
 # Canvases ----------------------------------------------------------------------------------------
 
 
@@ -253,14 +260,14 @@ def test_crops_from_the_store_look_as_if_cropped_from_the_file(
 
 def difference_from_file(path: str, preprocess: Preprocess, kind: str, seed: int) -> float:
     """Mean absolute difference between our crop and torchvision's of the file, same box, levels."""
-    side = round(STORE_MARGIN * preprocess.size)
-    canvas, aspect = load_canvas(path, preprocess)
     if kind == "canvas":
+        canvas, aspect = load_canvas(path, preprocess)
         canvas_bchw = torch.from_numpy(canvas).permute(2, 0, 1)[None]
+        aspects_b = torch.tensor([aspect])
         ours = random_resized_crop_batch(
-            canvas_bchw, torch.tensor([aspect]), preprocess.size, SCALE, RATIO, seeded(seed)
+            canvas_bchw, aspects_b, preprocess.size, SCALE, RATIO, seeded(seed)
         )[0]
-        sizes = sizes_of_canvases(torch.tensor([aspect]), side)
+        sizes = sizes_of_canvases(aspects_b, canvas.shape[0])
     else:
         stored = load_for_crops(path, preprocess)
         ours = random_resized_crop([stored], preprocess.size, SCALE, RATIO, seeded(seed))[0]

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -67,9 +66,9 @@ def random_resized_crop(
     def crop(start: int) -> None:
         for i in range(start, min(start + _PICTURES_PER_TASK, len(pictures))):
             top, left, height, width = boxes[i]
-            # Without gaps between its rows a part takes torch's quickest kernel, and comes out
-            # with its channels last.
-            part = np.ascontiguousarray(pictures[i][top : top + height, left : left + width])
+            # A copy: without gaps between its rows a part takes torch's quickest kernel and comes
+            # out with its channels last, and what a store keeps may not be writable.
+            part = pictures[i][top : top + height, left : left + width].copy()
             # uint8 in, uint8 out: torch resamples whole numbers several times faster than floats.
             resized_1chw = F.interpolate(
                 torch.from_numpy(part)[None].permute(0, 3, 1, 2),

@@ -86,8 +86,8 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 # Epochs from random weights from which "strong" is chosen: pictures seen so often are learnt by
 # heart, and the fewer there are the sooner. Of 244 photos, measured: no gain in 20 epochs, a clear
 # one in 60 (docs/augmentation.md). Of many, from papers: recipes with mixing begin at 100 epochs
-# (Wightman et al. 2021, A3), and what helps on little data harms on much of it (Steiner et al.
-# 2021, sec. 4.4).
+# (Wightman et al. 2021, A3), and what helps on little data harms on much of it unless the training
+# is longer, too (Steiner et al. 2021, sec. 4.4).
 LONG_TRAINING: Final = {"few": 50, "many": 100}
 FEW_PICTURES: Final = 10_000
 

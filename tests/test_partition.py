@@ -16,12 +16,12 @@ from PIL import Image
 import fieldmark
 from fieldmark import partition
 from fieldmark.assembly.pictures import find_samples
-from fieldmark.data import materialize
 from fieldmark.data.manifest import Manifest, read_manifest
+from fieldmark.data.parts import materialize
+from fieldmark.data.parts.split import split as draw_parts
 from fieldmark.data.pictures import open_picture
 from fieldmark.data.sources.idx import load_idx
 from fieldmark.data.sources.scan import scan
-from fieldmark.data.split import split as draw_parts
 from fieldmark.errors import FieldmarkError, OutputError, RecipeError, SourceError
 from fieldmark.progress import Silent
 from fieldmark.recipe import assemble

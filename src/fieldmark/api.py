@@ -36,11 +36,11 @@ from fieldmark.assembly.pictures import (
 )
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.manifest import write_manifest
+from fieldmark.data.parts.split import split
 from fieldmark.data.pixels.plan import check_device
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import decode_exactly, prepare_data
 from fieldmark.data.sources.candidates import counted
-from fieldmark.data.split import split
 from fieldmark.errors import FieldmarkError
 from fieldmark.evaluation.metrics import Metrics
 from fieldmark.examine import Evaluated, evaluate_store

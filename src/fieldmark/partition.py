@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 
 from fieldmark.assembly.pictures import say_left_out
 from fieldmark.data.check.quick import quick_check
-from fieldmark.data.folds import make_folds
-from fieldmark.data.groups import group_by as group_by_path
-from fieldmark.data.groups import merge
 from fieldmark.data.manifest import Manifest, write_manifest
-from fieldmark.data.materialize import (
+from fieldmark.data.parts.folds import make_folds
+from fieldmark.data.parts.groups import group_by as group_by_path
+from fieldmark.data.parts.groups import merge
+from fieldmark.data.parts.materialize import (
     Form,
     Placed,
     check_room,
@@ -22,10 +22,10 @@ from fieldmark.data.materialize import (
     plan_places,
     write_pictures,
 )
+from fieldmark.data.parts.split import given_parts, notes_on_leaks
+from fieldmark.data.parts.split import split as draw_parts
 from fieldmark.data.sources.candidates import counted
 from fieldmark.data.sources.scan import scan
-from fieldmark.data.split import given_parts, notes_on_leaks
-from fieldmark.data.split import split as draw_parts
 from fieldmark.download import cache_directory
 from fieldmark.errors import FieldmarkError, OutputError, RecipeError, SourceError
 from fieldmark.evaluation.tables import csv_text

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fieldmark.data.groups import below_common_folder
+from fieldmark.data.parts.groups import below_common_folder
 from fieldmark.evaluation.metrics import Metrics
 from fieldmark.evaluation.tables import MOST_CLASSES_IN_TERMINAL, per_class_table, printable
 from fieldmark.types import PARTS, Part, Prediction, Sample

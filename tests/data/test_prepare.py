@@ -13,10 +13,10 @@ from PIL import Image
 
 from fieldmark.auto import Facts, settle
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.parts.split import split
 from fieldmark.data.prepare import PreparedData, decode_exactly, draft_preprocess, prepare_data
 from fieldmark.data.preprocess import load_exact
 from fieldmark.data.sources.scan import scan
-from fieldmark.data.split import split
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe

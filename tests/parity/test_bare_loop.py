@@ -21,9 +21,9 @@ from torchvision.transforms import functional as tvf
 from fieldmark.assembly.network import build_network, settle_for
 from fieldmark.assembly.pictures import make_loaders
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.parts.split import split
 from fieldmark.data.prepare import prepare_data
 from fieldmark.data.sources.scan import scan
-from fieldmark.data.split import split
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
 from fieldmark.runtime import Runtime, seed_everything

@@ -9,9 +9,9 @@ from typing import Any
 
 from fieldmark.checkpoint import ModelInfo
 from fieldmark.data.check.quick import quick_check
-from fieldmark.data.groups import group_by, merge
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_samples
+from fieldmark.data.parts.groups import group_by, merge
 from fieldmark.data.prepare import PreparedData
 from fieldmark.data.sources.candidates import file_key
 from fieldmark.data.sources.scan import scan

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from fieldmark import __version__
 from fieldmark.data.check.findings import KINDS, Finding, Kind
 from fieldmark.data.check.result import MEASURED_AT, Checked
-from fieldmark.data.groups import below_common_folder
+from fieldmark.data.parts.groups import below_common_folder
 from fieldmark.evaluation.tables import printable
 from fieldmark.files import write_text
 from fieldmark.pages.thumbnails import data_url

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from fieldmark.data.groups import merge
+from fieldmark.data.parts.groups import merge
 from fieldmark.data.pictures import is_named_locator
 from fieldmark.errors import SourceError, closest
 from fieldmark.types import LeftOut, Part, Sample

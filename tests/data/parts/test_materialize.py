@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fieldmark.data import materialize
-from fieldmark.data.materialize import check_room, moved, plan_places, write_pictures
+from fieldmark.data.parts import materialize
+from fieldmark.data.parts.materialize import check_room, moved, plan_places, write_pictures
 from fieldmark.data.sources.named import load_named
 from fieldmark.errors import OutputError
 from fieldmark.progress import Silent

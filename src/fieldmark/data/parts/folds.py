@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from fieldmark.data.draw import by_class, draw, shuffled
-from fieldmark.data.evening import even_out
 from fieldmark.data.manifest import Manifest
-from fieldmark.data.placing import Placing, count_units, groups_and_singles, largest_first
+from fieldmark.data.parts.draw import by_class, draw, shuffled
+from fieldmark.data.parts.evening import even_out
+from fieldmark.data.parts.placing import Placing, count_units, groups_and_singles, largest_first
+from fieldmark.data.parts.split import check_classes
 from fieldmark.data.sources.candidates import counted
-from fieldmark.data.split import check_classes
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.types import Part, Sample
 

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from fieldmark.data.placing import Placing, count_units, groups_and_singles, largest_first
+from fieldmark.data.parts.placing import Placing, count_units, groups_and_singles, largest_first
 from fieldmark.types import Part, Sample
 
 MIN_TO_SHARE: Final = 3  # one picture for each part; smaller classes are trained on wholly

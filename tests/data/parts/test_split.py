@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fieldmark.data.manifest import Manifest
-from fieldmark.data.split import split
+from fieldmark.data.parts.split import split
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.types import LeftOut, Part, Sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from fieldmark.data.draw import by_class, largest_remainder, shuffled
+from fieldmark.data.parts.draw import by_class, largest_remainder, shuffled
 from fieldmark.data.sources.candidates import counted
 from fieldmark.errors import RecipeError
 from fieldmark.types import Sample

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from fieldmark.data.placing import Placing
+from fieldmark.data.parts.placing import Placing
 
 _MAX_PASSES: Final = 10
 _MAX_WORK: Final = 3e8  # differences looked at in a pass, some seconds; so many groups are even

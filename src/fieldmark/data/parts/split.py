@@ -9,11 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fieldmark.data.draw import MIN_TO_SHARE, draw
 from fieldmark.data.manifest import Manifest
-from fieldmark.data.placing import count_units, groups_and_singles
+from fieldmark.data.parts.draw import MIN_TO_SHARE, draw
+from fieldmark.data.parts.placing import count_units, groups_and_singles
+from fieldmark.data.parts.train_limit import limit_train
 from fieldmark.data.sources.candidates import check_all_or_no_parts, counted, summary_of
-from fieldmark.data.train_limit import limit_train
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.types import PARTS, Part, Sample
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldmark.data.groups import below_common_folder, group_by, merge
+from fieldmark.data.parts.groups import below_common_folder, group_by, merge
 from fieldmark.errors import RecipeError
 from fieldmark.types import Sample
 
@@ -120,7 +120,7 @@ def test_the_first_group_of_the_expression_else_all_of_it() -> None:
     ],
 )
 def test_examples_of_the_docs(place: str, pattern: str, name: str) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "split.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "split.md").read_text(encoding="utf-8")
     assert f"| `{place}` | `{pattern}` | `{name}`" in page
     grouped, _ = group_by(on_paths(f"/d/{place}", f"/d/more/{place}", "/d/x.jpg"), pattern)
     assert groups_of(grouped) == [name, name, ""]

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fieldmark.data.folds import make_folds
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.parts.folds import make_folds
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.types import Sample
 

@@ -31,6 +31,10 @@ MAX_BITS_APART: Final = 22  # of 64; unrelated pictures are 32 apart on average
 MIN_CELLS_ALIKE: Final = 0.7  # correlation of 8x8 cells
 MIN_DETAILS_ALIKE: Final = 0.9  # correlation of the details, unmoved
 MIN_ALIGNED_ALIKE: Final = 0.85  # the same, once one is laid onto the other
+# On plain ground the outline is most of the details, and things of one kind share it: two trousers
+# on white can nearly be laid onto each other. There, only what agrees unmoved is a copy.
+PLAIN_SHARE: Final = 0.3  # of the pixels have one colour
+MIN_PLAIN_ALIKE: Final = 0.93
 MAX_ALIGNMENTS: Final = 20_000  # half a millisecond each; the likeliest come first
 # A picture of one colour has no details, only the noise of its compression.
 _MAX_ONE_COLOUR: Final = 0.98
@@ -110,6 +114,7 @@ def find_copies(looks: Sequence[Look | PictureError], progress: Progress) -> Cop
             by_key[look.key].append(i)
     nodes = tuple(tuple(positions) for positions in by_key.values())
     signatures: list[Signature] = []
+    plain: list[bool] = []
     asked: list[int] = []
     num_small = 0
     for node, positions in enumerate(nodes):
@@ -119,8 +124,9 @@ def find_copies(looks: Sequence[Look | PictureError], progress: Progress) -> Cop
             num_small += len(positions)
         elif look.one_colour < _MAX_ONE_COLOUR:
             signatures.append(look.signature)
+            plain.append(look.one_colour >= PLAIN_SHARE)
             asked.append(node)
-    pairs, num_untried = near_pairs(signatures, progress)
+    pairs, num_untried = near_pairs(signatures, plain, progress)
     near: dict[int, list[int]] = defaultdict(list)
     for i, j in pairs:
         near[asked[i]].append(asked[j])
@@ -130,14 +136,19 @@ def find_copies(looks: Sequence[Look | PictureError], progress: Progress) -> Cop
 
 
 def near_pairs(
-    signatures: Sequence[Signature], progress: Progress
+    signatures: Sequence[Signature], plain: Sequence[bool], progress: Progress
 ) -> tuple[list[tuple[int, int]], int]:
-    """Pairs (i, j), i < j, that are nearly the same picture; and how many were not tried."""
+    """Pairs (i, j), i < j, that are nearly the same picture; and how many were not tried.
+
+    Args:
+        plain: of each picture, whether it shows a thing on plain ground.
+    """
     if len(signatures) < 2:
         return [], 0
     thumbs = np.stack([signature.thumb for signature in signatures]).astype(np.float32)
     chroma = np.stack([signature.chroma for signature in signatures])
     details = unit_rows(details_of(thumbs))
+    is_plain = np.array(plain, bool)
     found: list[tuple[int, int]] = []
     rest_i: list[Ints] = []
     rest_j: list[Ints] = []
@@ -145,10 +156,12 @@ def near_pairs(
     hashes = np.array([signature.phash for signature in signatures], np.uint64)
     with progress.task("comparing the pictures", len(signatures)) as task:
         for num_rows, i, j, alike in _alike_in_the_large(hashes, thumbs):
-            same = _products(details, i, j) >= MIN_DETAILS_ALIKE
+            on_plain = is_plain[i] | is_plain[j]
+            needed = np.where(on_plain, MIN_PLAIN_ALIKE, MIN_DETAILS_ALIKE)
+            same = _products(details, i, j) >= needed
             fits = _colours_fit(chroma, i, j)
             found += zip(i[same & fits].tolist(), j[same & fits].tolist(), strict=True)
-            moved = ~same & fits
+            moved = ~same & fits & ~on_plain
             rest_i.append(i[moved])
             rest_j.append(j[moved])
             rest_alike.append(alike[moved])

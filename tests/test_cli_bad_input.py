@@ -220,7 +220,7 @@ def test_idx_whose_gzip_is_cut(refused: Any) -> None:
         ("--size 0", "data.size is out of range"),
         ("--optimizer adm", "did you mean adam?"),
         ("--schedule cosin", "did you mean cosine?"),
-        ("--augment heavy", "auto, none, light or standard"),
+        ("--augment heavy", "auto, none, light, standard or strong"),
         ("--mode frozn", "did you mean frozen?"),
         ("--mode frozen", "add --weights"),
         ("--mode partial", "training.freeze_through"),

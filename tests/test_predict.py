@@ -13,7 +13,7 @@ from PIL import Image
 import fieldmark.predict as predict_module
 from fieldmark.checkpoint import ModelInfo, save_model
 from fieldmark.data.pictures import open_picture
-from fieldmark.data.preprocess import load_exact
+from fieldmark.data.pixels.form import Form
 from fieldmark.errors import CheckpointError, PictureError, SourceError
 from fieldmark.models.registry import create_model
 from fieldmark.predict import Predictor, find_pictures, load
@@ -147,12 +147,14 @@ def test_memory_is_bounded_by_the_chunk(
     """No more pictures are decoded than the chunk that is asked for."""
     decoded: list[str] = []
 
-    def load_and_count(path: str, preprocess: Preprocess) -> Any:
+    real = Form.decode
+
+    def decode_and_count(form: Form, path: str) -> Any:
         decoded.append(path)
-        return load_exact(path, preprocess)
+        return real(form, path)
 
     monkeypatch.setattr(predict_module, "CHUNK", 4)
-    monkeypatch.setattr(predict_module, "load_exact", load_and_count)
+    monkeypatch.setattr(Form, "decode", decode_and_count)
     rows = predictor.predict_each(pictures)
     assert decoded == []
     seen = [next(rows)]

@@ -106,8 +106,8 @@ def train(
     """Train a classifier on labelled pictures, evaluate it once, and keep it in a run directory.
 
     Args:
-        source: a folder, manifest CSV, IDX folder or known name; or (path, label[, part]) tuples.
-            None takes the recipe's.
+        source: a folder, archive, manifest CSV, IDX folder, known name or hf:org/name; or
+            (path, label[, part]) tuples. None takes the recipe's.
         recipe: a recipe or its TOML file; the words and settings given here come on top.
         settings: dotted recipe keys, {"training.label_smoothing": 0.1}.
         out, name: the run directory itself, or its name below `runs/`.

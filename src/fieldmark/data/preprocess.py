@@ -141,7 +141,7 @@ def fit_to_input(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
 
 
 def to_batch(pictures: Iterable[Pixels]) -> torch.Tensor:
-    """Stack pictures of one size: (h, w, c) arrays to a (b, c, h, w) uint8 tensor."""
+    """Pictures of one size: (h, w, c) arrays to (b, c, h, w) uint8, channels last in memory."""
     return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2)
 
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.pixels.holders import Holder, InMemory, OnDevice, stack
-from fieldmark.data.preprocess import Pixels
+from fieldmark.data.pixels.holders import Holder, InMemory, OnDevice
+from fieldmark.data.preprocess import Pixels, to_batch
 from fieldmark.types import LeftOut, Sample
 
 
@@ -67,7 +67,7 @@ class PixelStore:
         assert self.is_uniform, self.form
         if isinstance(self.holder, OnDevice):
             return self.holder.stack(indices)
-        return stack(self.holder.take(indices))
+        return to_batch(self.holder.take(indices))
 
     def aspects(self, indices: Sequence[int]) -> torch.Tensor:
         """(b,) float64: width / height of what these pictures show."""

@@ -6,6 +6,7 @@ theirs is run: `datasets` 4 has done away with the programs that older data sets
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -74,7 +75,8 @@ def _folder_of(name: str) -> tuple[str, str | None] | None:
     """A folder on this machine, and the configuration behind it."""
     before, _, behind = name.rpartition(":")
     for folder, config in ((name, None), (before, behind)):
-        path = Path(folder).expanduser()
+        # Not Path.expanduser, which raises for the home of somebody who does not exist.
+        path = Path(os.path.expanduser(folder))  # noqa: PTH111
         if folder and path.is_dir():
             return str(path.resolve()), config
     return None

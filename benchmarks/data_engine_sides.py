@@ -66,12 +66,13 @@ def torchvision_side(folder: str, side: str) -> tuple[int, Epoch]:
 
 
 def fieldmark_side(folder: str, side: str) -> tuple[int, Epoch]:
-    """What `fieldmark train` does before and beside the steps, without its quick check."""
+    """What `fieldmark train` does before and beside the steps: its look for copies, too."""
     loader = fieldmark_loader(folder, SIZE, "disk" if "disk" in side else "auto")
     return len(loader.store), lambda number: (b.images_bchw for b in loader.epoch(number))
 
 
 def fieldmark_loader(folder: str, size: int, cache: str) -> Any:
+    from fieldmark.assembly.pictures import look_for_copies
     from fieldmark.auto import Facts, settle
     from fieldmark.data.loader import TrainLoader
     from fieldmark.data.prepare import labels_of, prepare_data
@@ -94,7 +95,8 @@ def fieldmark_loader(folder: str, size: int, cache: str) -> Any:
     manifest = scan(folder)
     samples = tuple(replace(sample, part="train") for sample in manifest.samples)
     manifest = replace(manifest, samples=samples)
-    facts = Facts(all_grey=False, typical_side_px=375, min_size_px=32, has_norm=True)
+    facts = Facts(all_grey=False, typical_side_px=375, min_size_px=32, has_norm=True, num_train=400)
+    look_for_copies(manifest, Recipe(), Silent())
     recipe = settle(Recipe().with_settings(words), facts)[0]
     data = prepare_data(manifest, recipe, runtime, Silent())
     labels = labels_of(data.train, manifest.class_names)
@@ -182,7 +184,12 @@ def train(folder: str) -> dict[str, float]:
     return {"wait": wait, "total": total, "bare": bare, "steps": steps}
 
 
-FIELDMARK = ("fieldmark.data.prepare", "fieldmark.data.loader", "fieldmark.data.sources.scan")
+FIELDMARK = (
+    "fieldmark.assembly.pictures",
+    "fieldmark.data.prepare",
+    "fieldmark.data.loader",
+    "fieldmark.data.sources.scan",
+)
 IMPORTS = {
     "ImageFolder + DataLoader": ("torchvision.datasets", "torchvision.transforms"),
     "fieldmark, first run": FIELDMARK,

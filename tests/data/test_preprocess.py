@@ -17,6 +17,7 @@ from fieldmark.data.preprocess import (
     DECODE_MARGIN,
     MAX_ASPECT,
     STORE_MARGIN,
+    STORE_SPARE,
     Pixels,
     denormalize,
     fit_to_input,
@@ -137,7 +138,7 @@ def test_grey_and_colour_inputs_of_the_same_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(200, 150), (1000, 90), (20, 30), (48, 48), (7, 900)]
+    ("width", "height"), [(200, 150), (1000, 90), (20, 30), (48, 48), (80, 60), (81, 61), (7, 900)]
 )
 def test_pictures_for_crops_keep_their_proportions_and_are_never_enlarged(
     tmp_path: Path, width: int, height: int
@@ -147,12 +148,14 @@ def test_pictures_for_crops_keep_their_proportions_and_are_never_enlarged(
     )
     stored = load_for_crops(path, RGB)
     stored_h, stored_w, _ = stored.shape
-    assert min(stored_h, stored_w) <= round(STORE_MARGIN * RGB.size)
+    wanted = round(STORE_MARGIN * RGB.size)
+    assert min(stored_h, stored_w) in (min(width, height), wanted)
+    assert min(stored_h, stored_w) <= STORE_SPARE * wanted
     assert stored_h <= height
     assert stored_w <= width
     proportions = min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT)
     assert stored_w / stored_h == pytest.approx(proportions, rel=1 / min(stored_h, stored_w))
-    if max(width, height) <= STORE_MARGIN * RGB.size:
+    if max(width, height) <= STORE_SPARE * wanted:
         np.testing.assert_array_equal(stored, np.asarray(Image.open(path)))
 
 

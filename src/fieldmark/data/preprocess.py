@@ -27,6 +27,10 @@ DECODE_MARGIN: Final = 2.0
 # With crops of 35-100 % of the area, three in four are still scaled down rather than up.
 STORE_MARGIN: Final = 1.5
 
+# A picture that is larger than that by no more than this is stored as it is: to save a third of its
+# memory would take nearly as long as decoding it did, and cost some of its detail.
+STORE_SPARE: Final = 1.25
+
 # An input's proportions are near 1, so what lies beyond 4:1 can be cut off before resizing.
 # Without a limit a 1 x 10,000 picture would be enlarged to 256 x 2,560,000.
 MAX_ASPECT: Final = 4.0
@@ -60,7 +64,7 @@ def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
     Never scaled up, but with "squash": then all of it is a square, as in evaluation.
 
     Returns:
-        (h, w, c) uint8 with `min(h, w) <= round(STORE_MARGIN * size)`.
+        (h, w, c) uint8 with `min(h, w) <= STORE_SPARE * round(STORE_MARGIN * size)`.
 
     Raises:
         PictureError: the file cannot be used.
@@ -73,11 +77,16 @@ def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
         return _pixels(picture.resize((side, side), FILTERS[preprocess.interpolation]))
     box = _shown_box(width, height)
     shown_w, shown_h = box[2] - box[0], box[3] - box[1]
-    shrink = min(1.0, short_px / min(shown_w, shown_h))
+    shrink = store_scale(min(shown_w, shown_h), short_px)
     target = (max(1, round(shown_w * shrink)), max(1, round(shown_h * shrink)))
     if target == picture.size:
         return _pixels(picture)
     return _pixels(picture.resize(target, FILTERS[preprocess.interpolation], box=box))
+
+
+def store_scale(shown_px: float, wanted_px: float) -> float:
+    """By what a picture with this short side is scaled when it is stored for crops; at most 1."""
+    return 1.0 if shown_px <= STORE_SPARE * wanted_px else wanted_px / shown_px
 
 
 def load_canvas(path: str, preprocess: Preprocess) -> tuple[Pixels, float]:

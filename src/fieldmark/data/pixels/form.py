@@ -19,6 +19,7 @@ from fieldmark.data.preprocess import (
     load_canvas,
     load_exact,
     load_for_crops,
+    store_scale,
 )
 from fieldmark.progress import Silent
 from fieldmark.types import Preprocess
@@ -113,7 +114,7 @@ class Form:
             return min(short_px, max(width, height)) ** 2 * preprocess.channels
         short, long = sorted((width, height))
         long = min(long, round(MAX_ASPECT * short))
-        shrink = min(1.0, short_px / short)
+        shrink = store_scale(short, short_px)
         return round(short * shrink * long * shrink) * preprocess.channels
 
     def estimate_bytes(self, paths: Sequence[str]) -> int:

@@ -30,7 +30,8 @@ from PIL import Image
 from fieldmark.runtime import describe_machine, open_runtime
 
 SIDES = Path(__file__).with_name("data_engine_sides.py")
-OURS = ("fieldmark, first run", "fieldmark, second run", "fieldmark, read from disk")
+FIRST_LOOK = "fieldmark, first run, with the look for copies"
+OURS = ("fieldmark, first run", FIRST_LOOK, "fieldmark, second run", "fieldmark, read from disk")
 TORCHVISION = "ImageFolder + DataLoader"
 OTHERS = ("fastai", "ultralytics, cache=ram")
 NUM_LARGE, LARGE_PX = 64, (4000, 3000)  # 12 megapixels
@@ -70,7 +71,8 @@ def main() -> None:
         f"alternating.\n\nMachine: {machine}. Shared and noisy: read the ratios.\n\n"
         "Epoch 1 counts everything from the first look at the folder: scanning, starting workers, "
         "decoding. *First step* is from the start of the process, imports included, to the first "
-        "batch. Peak memory is the proportional set size of the process and its workers, which "
+        "batch. The look for copies is what `fieldmark train` does "
+        "before it draws parts, once for each picture, and no other side does. Peak memory is the proportional set size of the process and its workers, which "
         "counts shared pages once.\n\n" + "\n".join(tables) + "\n" + wait_text(waits)
     )
     arguments.out.write_text(text, encoding="utf-8")
@@ -114,7 +116,8 @@ def table(title: str, folder: Path, arguments: argparse.Namespace) -> str:
         with tempfile.TemporaryDirectory() as cache:
             for side in sides:
                 python = arguments.others if side in OTHERS else Path(sys.executable)
-                found[side].append(measure(side, folder, cache, python))
+                own = f"{cache}/looked" if side == FIRST_LOOK else cache
+                found[side].append(measure(side, folder, own, python))
     rows = [row(side, found) for side in sides]
     return (
         f"## {title}\n\n| side | epoch 1, pictures/s | ratio | epoch 2 and later, pictures/s | "

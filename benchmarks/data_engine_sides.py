@@ -66,12 +66,13 @@ def torchvision_side(folder: str, side: str) -> tuple[int, Epoch]:
 
 
 def fieldmark_side(folder: str, side: str) -> tuple[int, Epoch]:
-    """What `fieldmark train` does before and beside the steps: its look for copies, too."""
-    loader = fieldmark_loader(folder, SIZE, "disk" if "disk" in side else "auto")
+    """What `fieldmark train` does before and beside the steps."""
+    place = "disk" if "disk" in side else "auto"
+    loader = fieldmark_loader(folder, SIZE, place, look="look" in side)
     return len(loader.store), lambda number: (b.images_bchw for b in loader.epoch(number))
 
 
-def fieldmark_loader(folder: str, size: int, cache: str) -> Any:
+def fieldmark_loader(folder: str, size: int, cache: str, *, look: bool = False) -> Any:
     from fieldmark.assembly.pictures import look_for_copies
     from fieldmark.auto import Facts, settle
     from fieldmark.data.loader import TrainLoader
@@ -96,7 +97,7 @@ def fieldmark_loader(folder: str, size: int, cache: str) -> Any:
     samples = tuple(replace(sample, part="train") for sample in manifest.samples)
     manifest = replace(manifest, samples=samples)
     facts = Facts(all_grey=False, typical_side_px=375, min_size_px=32, has_norm=True, num_train=400)
-    look_for_copies(manifest, Recipe(), Silent())
+    look_for_copies(manifest, Recipe().with_settings({"data.quick_check": look}), Silent())
     recipe = settle(Recipe().with_settings(words), facts)[0]
     data = prepare_data(manifest, recipe, runtime, Silent())
     labels = labels_of(data.train, manifest.class_names)
@@ -193,6 +194,7 @@ FIELDMARK = (
 IMPORTS = {
     "ImageFolder + DataLoader": ("torchvision.datasets", "torchvision.transforms"),
     "fieldmark, first run": FIELDMARK,
+    "fieldmark, first run, with the look for copies": FIELDMARK,
     "fieldmark, second run": FIELDMARK,
     "fieldmark, read from disk": FIELDMARK,
     "fastai": ("fastai.vision.all",),
@@ -201,6 +203,7 @@ IMPORTS = {
 SIDES: dict[str, Callable[[str, str], tuple[int, Epoch]]] = {
     "ImageFolder + DataLoader": torchvision_side,
     "fieldmark, first run": fieldmark_side,
+    "fieldmark, first run, with the look for copies": fieldmark_side,
     "fieldmark, second run": fieldmark_side,
     "fieldmark, read from disk": fieldmark_side,
     "fastai": fastai_side,

@@ -72,7 +72,8 @@ def main() -> None:
         "Epoch 1 counts everything from the first look at the folder: scanning, starting workers, "
         "decoding. *First step* is from the start of the process, imports included, to the first "
         "batch. The look for copies is what `fieldmark train` does "
-        "before it draws parts, once for each picture, and no other side does. Peak memory is the proportional set size of the process and its workers, which "
+        "before it draws parts, once for each picture, and no other side does. Peak memory is the "
+        "proportional set size of the process and its workers, which "
         "counts shared pages once.\n\n" + "\n".join(tables) + "\n" + wait_text(waits)
     )
     arguments.out.write_text(text, encoding="utf-8")

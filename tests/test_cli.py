@@ -25,7 +25,10 @@ from fieldmark.printing import print_metrics
 from fieldmark.recipe import load_recipe
 
 Verb = Callable[..., Any]  # see conftest.py
-VERBS = ("demo", "train", "evaluate", "predict", "summary", "models", "show", "datasets", "split")
+VERBS = (
+    *("demo", "train", "evaluate", "predict", "summary", "models", "show", "check", "split"),
+    *("datasets", "cache"),
+)
 # The words; each verb has those that mean something to it.
 OPTIONS = {
     "train": "model weights mode epochs batch-size size lr optimizer schedule augment seed device "
@@ -36,6 +39,8 @@ OPTIONS = {
     "models": "filter",
     "show": "num augmented out model size augment depth seed recipe set",
     "demo": "quick out",
+    "check": "out write-manifest depth strict",
+    "cache": "limit clear",
     "datasets": "get",
     "split": "val test seed copy link manifest folds group-by ignore-duplicates redraw "
     "keep-parts depth",

@@ -34,7 +34,7 @@ def cache(
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove all decoded pictures.")] = False,
 ) -> None:
-    """Decoded pictures that are kept for the next run: list, limit, clear.
+    """Decoded pictures kept for the next run: list, limit, clear.
 
     They are made again from your files when they are needed, so nothing is lost with them. Your
     files, runs and downloads are not touched.

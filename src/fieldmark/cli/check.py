@@ -33,7 +33,7 @@ def check(
         typer.Option("--strict", help="Exit code 1 for leaks, label conflicts, unreadable files."),
     ] = False,
 ) -> None:
-    """Find damaged, doubled, blank and odd pictures before they cost a training.
+    """Find damaged, doubled, blank and odd pictures before training.
 
     Nothing of SOURCE is changed, moved or deleted. Findings are no failure: the exit code is 0
     unless --strict is given.

@@ -95,13 +95,6 @@ app = typer.Typer(
 )
 
 
-app.add_typer(weights_app)
-app.command(epilog=check_verb.EXAMPLE)(check_verb.check)
-app.command(epilog=split_verb.EXAMPLE)(split_verb.split)
-app.command(epilog=cache_verb.EXAMPLE)(cache_verb.cache)
-app.command(epilog=datasets_verb.EXAMPLE)(datasets_verb.datasets)
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -354,3 +347,11 @@ def show(
         seed=seed,
     )
     typer.echo(f"wrote {path}")
+
+
+# In the order of the help.
+app.command(epilog=check_verb.EXAMPLE)(check_verb.check)
+app.command(epilog=split_verb.EXAMPLE)(split_verb.split)
+app.command(epilog=datasets_verb.EXAMPLE)(datasets_verb.datasets)
+app.command(epilog=cache_verb.EXAMPLE)(cache_verb.cache)
+app.add_typer(weights_app)

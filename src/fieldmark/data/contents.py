@@ -1,7 +1,7 @@
 """What is in a picture's file, as a hash: the key of everything that is kept of it.
 
-A file is read once and then known by its size and time of change, as git knows the files of a
-working tree; touched, renamed or copied it is read again, and found to be what it was.
+A file is read once and then known by its state (size, times, place on the disk), as git knows the
+files of a working tree; touched, renamed or copied it is read again, and found to be what it was.
 """
 
 from __future__ import annotations
@@ -60,13 +60,26 @@ def _key(path: str, absolute: str, known: dict[str, Seen], fresh: dict[str, Seen
         return sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     if (encoded := read_encoded(path)) is not None:
         return sha256(encoded).hexdigest()
-    before = Path(path).stat()
+    before = file_state(path)
     seen = known.get(absolute)
-    if seen and (seen.size, seen.mtime_ns) == (before.st_size, before.st_mtime_ns):
+    if seen and seen.state == before:
         return seen.content
     content = sha256_of(Path(path))
-    after = Path(path).stat()
-    unchanged = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-    if unchanged and time.time_ns() - after.st_mtime_ns > _SETTLED_NS:
-        fresh[absolute] = Seen(after.st_size, after.st_mtime_ns, content)
+    changed_ns = Path(path).stat().st_mtime_ns
+    if file_state(path) == before and abs(time.time_ns() - changed_ns) > _SETTLED_NS:
+        fresh[absolute] = Seen(before, content)
     return content
+
+
+def file_state(path: str) -> str:
+    """What is other than before when a file's content is; raises OSError where there is none.
+
+    Size and time alone would not do: two files of one size and time may change places. That, and
+    any other renaming, changes the time of the entry (ctime) where a system keeps one; the number
+    of the file (inode) tells the rest.
+    """
+    status = Path(path).stat()
+    return (
+        f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} "
+        f"{status.st_dev}:{status.st_ino}"
+    )

@@ -21,8 +21,7 @@ MAX_ROWS: Final = 2_000_000  # of either table; the oldest go
 _WAIT_SECONDS: Final = 10.0  # while another process writes
 _SLICE: Final = 500  # values of one question; SQLite has a limit
 _TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS files"
-    " (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, content TEXT)",
+    "CREATE TABLE IF NOT EXISTS known_files (path TEXT PRIMARY KEY, state TEXT, content TEXT)",
     "CREATE TABLE IF NOT EXISTS facts"
     " (kind TEXT, content TEXT, fact TEXT, PRIMARY KEY (kind, content))",
 )
@@ -33,10 +32,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was when its content was hashed."""
+    """A file as it was when its content was hashed.
 
-    size: int
-    mtime_ns: int
+    Attributes:
+        state: what changes with the file, see `contents`.
+        content: its sha256.
+    """
+
+    state: str
     content: str
 
 
@@ -58,7 +61,7 @@ class Memory:
             for part in _slices(paths):
                 marks = ", ".join("?" * len(part))
                 rows = database.execute(
-                    f"SELECT path, size, mtime_ns, content FROM files WHERE path IN ({marks})", part
+                    f"SELECT path, state, content FROM known_files WHERE path IN ({marks})", part
                 )
                 found |= {path: Seen(*rest) for path, *rest in rows}
             return found
@@ -67,8 +70,8 @@ class Memory:
 
     def remember_files(self, seen: Mapping[str, Seen]) -> None:
         """Keep what was found of files, in place of what was known of the same paths."""
-        rows = [(path, s.size, s.mtime_ns, s.content) for path, s in seen.items()]
-        self._write("files", "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+        rows = [(path, s.state, s.content) for path, s in seen.items()]
+        self._write("known_files", "INSERT OR REPLACE INTO known_files VALUES (?, ?, ?)", rows)
 
     def facts(self, kind: str, contents: Iterable[str]) -> dict[str, str]:
         """Facts of one kind by content; those not known are missing."""

@@ -6,9 +6,11 @@ One run on generated pictures serves most tests; tests/test_api_cases.py trains 
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import json
 import pkgutil
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -100,6 +102,7 @@ def test_every_promised_file_is_there(run: Run) -> None:
         "history.csv",
         "model.safetensors",
         "class_indices.json",
+        "contents.csv",
         "metrics.json",
         "predictions.csv",
         "confusion_matrix.csv",
@@ -264,6 +267,51 @@ def test_other_pictures_can_be_evaluated_and_warned_of_where_they_were_trained_o
     seen = fm.evaluate(run.path, photos, out=tmp_path / "k", progress=known, device="cpu")
     assert seen.metrics.accuracy.n == 52
     assert "WARNING: 47 of these 52 pictures were used to train or choose this model" in known.text
+
+
+def test_contents_are_written_in_the_order_of_the_manifest(run: Run) -> None:
+    rows, contents = read_rows(run.path / "manifest.csv"), read_rows(run.path / "contents.csv")
+    assert [row["split"] for row in contents] == [row["split"] for row in rows]
+    expected = [hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest() for row in rows]
+    assert [row["sha256"] for row in contents] == expected
+
+
+def test_the_same_pictures_in_another_place_are_recognized(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    places = [tmp_path / "copied", Path(shutil.make_archive(str(tmp_path / "all"), "zip", photos))]
+    shutil.copytree(photos, places[0])
+    for number, place in enumerate(places):
+        known = Listener()
+        fm.evaluate(run.path, place, out=tmp_path / f"{number}", progress=known, device="cpu")
+        assert (
+            "WARNING: 47 of these 52 pictures were used to train or choose this model "
+            "(47 as the same file in another place)"
+        ) in known.text
+    # Of these, five were only tested on.
+    test = [row["path"] for row in read_rows(run.path / "manifest.csv") if row["split"] == "test"]
+    for path in test:
+        target = tmp_path / "unseen" / Path(path).parent.name / f"other-{Path(path).name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    unseen = Listener()
+    fm.evaluate(run.path, tmp_path / "unseen", out=tmp_path / "u", progress=unseen, device="cpu")
+    assert "WARNING" not in unseen.text
+
+
+def test_a_run_without_contents_compares_paths_and_says_so(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(run.path, older)
+    (older / "contents.csv").unlink()
+    known = Listener()
+    fm.evaluate(older, photos, progress=known, device="cpu")
+    assert "WARNING: 47 of these 52 pictures" in known.text
+    assert "copies of them, or the same ones in another place, would not be noticed" in known.text
+    (older / "contents.csv").write_bytes(b"split,sha256\ntrain\n")
+    with pytest.raises(fm.FieldmarkError, match="what the run says of its pictures' contents"):
+        fm.evaluate(older, photos, progress=SILENT, device="cpu")
 
 
 def test_classes_the_model_does_not_know_are_named(

@@ -30,10 +30,10 @@ from fieldmark.assembly.pictures import (
     make_loaders,
     part_to_evaluate,
     say_left_out,
-    say_shared_pictures,
     scan_for,
     source_words,
 )
+from fieldmark.assembly.seen import say_shared_pictures, write_contents
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.manifest import write_manifest
 from fieldmark.data.parts.split import split
@@ -159,6 +159,7 @@ def train(
     data = prepare_data(manifest, recipe, runtime, progress)
     write_text(run.recipe, to_toml(recipe))
     write_manifest(data.manifest, run.manifest)
+    write_contents(run, data.manifest, progress)
     write_json(run.class_indices, dict(enumerate(data.manifest.class_names)))
     say_left_out(data.manifest.left_out, progress, run=run)
     train_loader, val_loader = make_loaders(data, recipe, runtime)

@@ -26,6 +26,10 @@ class RunDirectory:
         return self.path / "manifest.csv"
 
     @property
+    def contents(self) -> Path:
+        return self.path / "contents.csv"
+
+    @property
     def left_out(self) -> Path:
         return self.path / "left_out.csv"
 

@@ -13,7 +13,6 @@ from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_samples
 from fieldmark.data.parts.groups import group_by, merge
 from fieldmark.data.prepare import PreparedData
-from fieldmark.data.sources.candidates import file_key
 from fieldmark.data.sources.scan import scan
 from fieldmark.errors import (
     CheckpointError,
@@ -183,24 +182,6 @@ def part_to_evaluate(manifest: Manifest) -> tuple[Manifest, str]:
         if samples:
             return replace(manifest, samples=samples), f"the {part} part of the source"
     return manifest, "all pictures of the source"
-
-
-def say_shared_pictures(manifest: Manifest, run: RunDirectory, progress: Progress) -> None:
-    """Warn when a model is about to be judged on pictures it was trained or chosen on."""
-    if not run.manifest.is_file():
-        progress.say(
-            "No manifest stands beside this model, so it is not known which pictures trained it; "
-            "if these are among them, the figures below are too good."
-        )
-        return
-    used = samples_of(run)
-    seen = {file_key(sample.path) for sample in used if sample.part in ("train", "val")}
-    shared = sum(file_key(sample.path) in seen for sample in manifest.samples)
-    if shared:
-        progress.say(
-            f"WARNING: {shared} of these {len(manifest.samples)} pictures were used to train or "
-            "choose this model; the figures below are too good. For honest ones leave SOURCE out."
-        )
 
 
 def check_classes(manifest: Manifest, class_names: tuple[str, ...]) -> None:

@@ -82,7 +82,7 @@ def test_sizes_are_read_as_people_write_them(text: str, num_bytes: int) -> None:
     assert parse_size(text) == num_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GB", "50 apples", "-1GB", "1e9", "50GiB"])
+@pytest.mark.parametrize("text", ["", "GB", "50 apples", "-1GB", "1e9", "50GiB", "5"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="this is not a size"):
         parse_size(text)

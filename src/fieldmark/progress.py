@@ -165,7 +165,7 @@ def duration(seconds: float) -> str:
 
 def size(num_bytes: int) -> str:
     """An amount of bytes for people, in powers of 1000 as disks are sold: `97.8 MB`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= 0.99995 * factor:  # from here on, kB would be rounded to 1000.0
             return f"{num_bytes / factor:.1f} {unit}"
     return f"{num_bytes} bytes"

@@ -44,7 +44,10 @@ def cache(
 
     kept = PixelCache()
     if limit is not None:
+        before = kept.num_bytes
         kept.set_limit(parse_size(limit))
+        if freed := before - kept.num_bytes:
+            typer.echo(f"freed {size(freed)}")
     if clear:
         typer.echo(f"freed {size(kept.clear())}")
     forms = kept.list_kept()
@@ -73,7 +76,8 @@ def parse_size(text: str) -> int:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?b?)", text.strip().lower())
     unit = found[2] + "b" * (found[2] in ("k", "m", "g", "t")) if found else "?"
-    if found is None or unit not in _UNITS:
+    # A bare 5 is more likely meant as 5 GB than as 5 bytes, which would remove everything.
+    if found is None or unit not in _UNITS or (not unit and float(found[1])):
         raise RecipeError(
             "this is not a size",
             given=repr(text),

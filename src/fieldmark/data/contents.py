@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from fieldmark.data.memory import Memory, Seen
 from fieldmark.data.parallel import in_parallel
@@ -24,13 +24,36 @@ from fieldmark.progress import Progress
 _SETTLED_NS: Final = 2 * 10**9
 
 
+class Content(NamedTuple):
+    """What is in a picture's file.
+
+    Attributes:
+        key: its sha256. A picture inside a bundle is known by its shape and pixels.
+        state: of the file before it was read: `is_as_it_was` tells whether it still holds.
+    """
+
+    key: str
+    state: str
+
+    def is_as_it_was(self, path: str) -> bool:
+        """Whether the file at `path` is the one whose content this is."""
+        try:
+            return not self.state or file_state(path) == self.state
+        except OSError:
+            return False
+
+
 def content_keys(
     paths: Sequence[str], progress: Progress, *, memory: Memory | None = None
 ) -> list[str | None]:
-    """The sha256 of each picture's content, in order; None where it cannot be read.
+    """The keys of `contents_of` alone: two pictures with one key are the same, byte for byte."""
+    return [found.key if found else None for found in contents_of(paths, progress, memory=memory)]
 
-    Two pictures with one key are the same, byte for byte. A picture inside a bundle is known by
-    its shape and pixels.
+
+def contents_of(
+    paths: Sequence[str], progress: Progress, *, memory: Memory | None = None
+) -> list[Content | None]:
+    """What is in each picture's file, in order; None where it cannot be read.
 
     Args:
         memory: where hashes are remembered; None takes the user's cache.
@@ -40,35 +63,35 @@ def content_keys(
     known = memory.files(absolute)
     fresh: dict[str, Seen] = {}
 
-    def key(place: int) -> str | None:
+    def look(place: int) -> Content | None:
         try:
-            return _key(paths[place], absolute[place], known, fresh)
+            return _content(paths[place], absolute[place], known, fresh)
         except (OSError, ValueError, PictureError):
             return None
 
-    keys: list[str | None] = []
+    found: list[Content | None] = []
     with progress.task("recognizing the pictures", total=len(paths)) as task:
-        for found in in_parallel(key, range(len(paths))):
-            keys.append(found)
+        for content in in_parallel(look, range(len(paths))):
+            found.append(content)
             task.advance()
     memory.remember_files(fresh)
-    return keys
+    return found
 
 
-def _key(path: str, absolute: str, known: dict[str, Seen], fresh: dict[str, Seen]) -> str | None:
+def _content(path: str, absolute: str, known: dict[str, Seen], fresh: dict[str, Seen]) -> Content:
     if (pixels := read_bundled(path)) is not None:
-        return sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        return Content(sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(), "")
     if (encoded := read_encoded(path)) is not None:
-        return sha256(encoded).hexdigest()
+        return Content(sha256(encoded).hexdigest(), "")
     before = file_state(path)
     seen = known.get(absolute)
     if seen and seen.state == before:
-        return seen.content
+        return Content(seen.content, before)
     content = sha256_of(Path(path))
     changed_ns = Path(path).stat().st_mtime_ns
     if file_state(path) == before and abs(time.time_ns() - changed_ns) > _SETTLED_NS:
         fresh[absolute] = Seen(before, content)
-    return content
+    return Content(content, before)
 
 
 def file_state(path: str) -> str:

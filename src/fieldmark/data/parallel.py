@@ -13,6 +13,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def num_cores() -> int:
+    """Cores that this process may use; a batch system may give it few of a large machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """`map` in threads, a slice at a time: few results wait to be taken, and a failure or Ctrl-C
     leaves little queued work behind.
@@ -30,7 +37,7 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
             return done, error
         return done, None
 
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fieldmark-decode") as pool:
+    with ThreadPoolExecutor(num_cores(), thread_name_prefix="fieldmark-decode") as pool:
         for start in range(0, len(items), _SLICE):
             stop = min(start + _SLICE, len(items))
             for done, error in pool.map(some, range(start, stop, _PER_TASK)):

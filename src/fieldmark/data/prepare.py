@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from fieldmark.data.augment import crops_randomly
-from fieldmark.data.contents import content_keys
+from fieldmark.data.contents import Content, contents_of
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.pictures import read_bundled
 from fieldmark.data.pixels.build import build_store
@@ -129,12 +129,14 @@ def decode_exactly(
     )
 
 
-def _contents(samples: Sequence[Sample], plan: Plan, progress: Progress) -> dict[str, str | None]:
-    """The key of each picture's content by path, where decoded pictures are kept."""
+def _contents(
+    samples: Sequence[Sample], plan: Plan, progress: Progress
+) -> dict[str, Content | None]:
+    """What is in each picture's file by path, where decoded pictures are kept."""
     if plan.cache is None:
         return {}
     paths = [sample.path for sample in samples]
-    return dict(zip(paths, content_keys(paths, progress), strict=True))
+    return dict(zip(paths, contents_of(paths, progress), strict=True))
 
 
 def labels_of(store: PixelStore, class_names: Sequence[str]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -16,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fieldmark.data.contents import content_keys
+from fieldmark.data.contents import contents_of
 from fieldmark.data.pixels import build as build_module
 from fieldmark.data.pixels import cache as cache_module
 from fieldmark.data.pixels import packs
 from fieldmark.data.pixels.build import Keep, build_store
 from fieldmark.data.pixels.cache import DEFAULT_LIMIT, PixelCache
-from fieldmark.data.pixels.form import Form
+from fieldmark.data.pixels.form import FORM_VERSION, Decoded, Form
 from fieldmark.data.pixels.holders import OnDisk
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import load_canvas, load_exact, load_for_crops
@@ -73,7 +74,7 @@ def cache(tmp_path: Path) -> PixelCache:
 def build(folder: Path, cache: PixelCache | None, keep: Keep = "disk", **words: Any) -> PixelStore:
     samples = [Sample(str(path), "cat") for path in sorted(folder.iterdir())]
     words = {"form": EXACT, "strict": False, "title": "", "progress": Silent()} | words
-    contents = content_keys([sample.path for sample in samples], Silent())
+    contents = contents_of([sample.path for sample in samples], Silent())
     return build_store(
         samples, words.pop("form"), keep=keep, cache=cache, contents=contents, **words
     )
@@ -388,3 +389,43 @@ def test_a_store_knows_what_was_there_before(folder: Path, cache: PixelCache) ->
     Image.new("RGB", (24, 24), "red").save(folder / "002.png")
     assert build(folder, cache).num_found == 5
     assert build(folder, None, "ram").num_found == 0
+
+
+def test_what_is_being_written_is_counted_and_left_to_its_writer(cache: PixelCache) -> None:
+    writer = packs.PackWriter(cache.folder(EXACT), 10)
+    writer.add("0" * 64, Decoded(np.zeros((9, 9, 3), np.uint8), 1.0))
+    assert writer._stream is not None
+    writer._stream.flush()
+    assert cache.num_bytes > 9 * 9 * 3
+    cache.clear()
+    writer.seal()
+    assert set(cache.find(EXACT, ["0" * 64])) == {"0" * 64}
+
+
+def test_a_file_replaced_after_it_was_hashed_is_not_kept_under_its_old_key(
+    folder: Path, cache: PixelCache
+) -> None:
+    samples = [Sample(str(path), "cat") for path in sorted(folder.iterdir())]
+    contents = contents_of([sample.path for sample in samples], Silent())
+    before = (folder / "000.png").read_bytes()
+    Image.new("RGB", (24, 24), "red").save(folder / "000.png")
+    words: dict[str, Any] = {"strict": False, "title": "", "progress": Silent()}
+    build_store(samples, EXACT, keep="disk", cache=cache, contents=contents, **words)
+    (folder / "000.png").write_bytes(before)
+    again = build(folder, cache)
+    assert again.num_found == 5
+    check_pixels(again, load_exact)
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [("exact", "bae9790271427073"), ("crops", "425e3e80a107da37"), ("canvas", "3a30f827445dbc1c")],
+)
+def test_other_pixels_need_another_version(tmp_path: Path, kind: Any, digest: str) -> None:
+    """Packs of earlier versions would be taken for what these functions give. If this fails, count
+    `FORM_VERSION` up, and put the new digests here."""
+    ramp = np.add.outer(np.arange(50) * 3, np.arange(70) * 2)[..., None] * np.array([1, 2, 3])
+    Image.fromarray((ramp % 256).astype(np.uint8)).save(tmp_path / "a.png")
+    pixels = Form(kind, PREPROCESS).decode(str(tmp_path / "a.png")).pixels
+    assert FORM_VERSION == 2
+    assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == digest

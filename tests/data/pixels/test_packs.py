@@ -140,3 +140,20 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         PackWriter(tmp_path / "file", 1).add(content(0), picture(0))
+
+
+def test_a_pack_that_cannot_be_finished_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full: what cannot be used must not fill it."""
+    writer = PackWriter(tmp_path, 3)
+    writer.add(content(0), picture(0))
+
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        writer.seal()
+    writer.discard()
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from PIL import Image
 RUN = """
 import json, re, sys
 from pathlib import Path
-from fieldmark.data.contents import content_keys
+from fieldmark.data.contents import contents_of
 from fieldmark.data.pixels.build import build_store
 from fieldmark.data.pixels.cache import PixelCache
 from fieldmark.data.pixels.form import Form
@@ -29,7 +29,7 @@ store = build_store(
     Form("exact", Preprocess(224, 3, (0.0,) * 3, (1.0,) * 3)),
     keep=keep,
     cache=PixelCache(),
-    contents=content_keys([sample.path for sample in samples], Silent()),
+    contents=contents_of([sample.path for sample in samples], Silent()),
     strict=True,
     title="",
     progress=Silent(),

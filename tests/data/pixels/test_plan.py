@@ -113,6 +113,38 @@ def test_real_photos_take_what_was_estimated(shared_data: Path, kind: Any, size:
     assert estimated == pytest.approx(real, rel=0.03)
 
 
+def test_names_that_alternate_between_kinds_do_not_fool_the_estimate(tmp_path: Path) -> None:
+    """Every n-th of a_thumb.png, a.png, b_thumb.png ... would all be of one kind."""
+    paths = []
+    for number in range(1500):
+        side = (8, 160)[number % 2]
+        path = tmp_path / f"{side}.png"
+        if not path.exists():
+            Image.new("RGB", (side, side)).save(path)
+        paths.append(str(path))
+    form = Form("crops", Preprocess(112, 3, (0.0,) * 3, (1.0,) * 3))
+    assert form.estimate_bytes(paths) == pytest.approx(750 * 3 * (8**2 + 160**2), rel=0.1)
+
+
+def test_a_container_has_less_memory_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "_CGROUP", tmp_path)
+    whole = plan_module._free_memory()
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    assert plan_module._free_memory() == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert plan_module._free_memory() == pytest.approx(whole, rel=0.2)
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    plan = plan_pixels("auto", 1000, CPU, PixelCache(tmp_path / "file" / "pixels"))
+    assert plan.cache is None
+    assert "not kept for the next run" in plan.reason
+
+
 @pytest.mark.parametrize("resize", ["crop", "squash"])
 @pytest.mark.parametrize("shape", [(40, 30), (8, 8), (500, 300), (10, 900)])
 def test_the_estimate_of_one_picture(tmp_path: Path, resize: Any, shape: tuple[int, int]) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from fieldmark.data.contents import Content
 from fieldmark.data.parallel import in_parallel
 from fieldmark.data.pixels.cache import PixelCache
 from fieldmark.data.pixels.form import Decoded, Form
@@ -36,7 +37,7 @@ def build_store(
     *,
     keep: Keep = "ram",
     cache: PixelCache | None = None,
-    contents: Sequence[str | None] | None = None,
+    contents: Sequence[Content | None] | None = None,
     device: torch.device | None = None,
     strict: bool,
     title: str,
@@ -51,7 +52,7 @@ def build_store(
             uniform form.
         cache: where pictures of earlier runs are and new ones go; None keeps nothing beyond this
             run.
-        contents: `content_keys` of the samples, where there is a cache.
+        contents: `contents_of` the samples, where there is a cache.
         strict: the first picture that cannot be read raises instead of being left out.
 
     Raises:
@@ -60,6 +61,7 @@ def build_store(
     """
     if cache is None or contents is None:
         contents = [None] * len(samples)
+    keys = [content.key if content else None for content in contents]
     gathered = _Gathered(len(samples), form, keep, device)
 
     def decode(index: int) -> Decoded | PictureError:
@@ -70,11 +72,11 @@ def build_store(
 
     with (
         progress.task(title, total=len(samples)) as task,
-        _found(cache, form, contents, progress) as places,
+        _found(cache, form, keys, progress) as places,
     ):
         # What is there already.
-        known = [index for index, content in enumerate(contents) if content in places]
-        here = [places[str(contents[index])] for index in known]
+        known = [index for index, key in enumerate(keys) if key in places]
+        here = [places[str(keys[index])] for index in known]
         for index, place, pixels in zip(known, here, gathered.fetch(here), strict=True):
             if pixels is not None:
                 gathered.add(index, Decoded(pixels, place.aspect))
@@ -84,17 +86,22 @@ def build_store(
 
         # What is not, and what has gone since it was found.
         todo = [index for index in range(len(samples)) if index not in gathered.aspects]
-        with _writing(cache, form, [samples[index].path for index in todo], keep) as write:
+        with _writing(
+            cache, form, [samples[index].path for index in todo], keep, progress
+        ) as write:
             for index, result in zip(todo, in_parallel(decode, todo), strict=True):
                 if not isinstance(result, PictureError):
                     gathered.add(index, result)
-                    write(contents[index], result)
+                    content = contents[index]
+                    # A file that was replaced since it was hashed is not what its key says.
+                    if content is not None and content.is_as_it_was(samples[index].path):
+                        write(content.key, result)
                 elif strict:
                     raise unreadable(samples[index].path, result)
                 else:
                     gathered.left_out[index] = LeftOut(samples[index].path, result.problem)
                 task.advance()
-    return gathered.store(samples, cache, contents)
+    return gathered.store(samples, cache, keys)
 
 
 class _Gathered:
@@ -130,7 +137,7 @@ class _Gathered:
         self,
         samples: Sequence[Sample],
         cache: PixelCache | None,
-        contents: Sequence[str | None],
+        keys: Sequence[str | None],
     ) -> PixelStore:
         good = sorted(self.aspects)
         kept = tuple(samples[index] for index in good)
@@ -138,7 +145,7 @@ class _Gathered:
             kept,
             tuple(self.left_out[index] for index in sorted(self.left_out)),
             self.form,
-            self._holder(good, kept, cache, contents),
+            self._holder(good, kept, cache, keys),
             np.array([self.aspects[index] for index in good], np.float64),
             self.num_found,
         )
@@ -148,7 +155,7 @@ class _Gathered:
         good: Sequence[int],
         kept: Sequence[Sample],
         cache: PixelCache | None,
-        contents: Sequence[str | None],
+        keys: Sequence[str | None],
     ) -> Holder:
         def decode_again(position: int) -> Pixels:
             try:
@@ -169,21 +176,21 @@ class _Gathered:
         if self.keep == "none":
             return Streamed(decode_again)
         assert cache is not None
-        wanted = [contents[index] or "" for index in good]
+        wanted = [keys[index] or "" for index in good]
         places = cache.find(self.form, wanted)
         return OnDisk((places.get(content) for content in wanted), decode_again)
 
 
 @contextmanager
 def _found(
-    cache: PixelCache | None, form: Form, contents: Sequence[str | None], progress: Progress
+    cache: PixelCache | None, form: Form, keys: Sequence[str | None], progress: Progress
 ) -> Iterator[dict[str, Place]]:
     """What the cache has of these pictures; the rest is ours to decode until the block ends."""
     if cache is None:
         yield {}
         return
-    places = cache.find(form, filter(None, contents))
-    missing = {content for content in contents if content and content not in places}
+    places = cache.find(form, filter(None, keys))
+    missing = {key for key in keys if key and key not in places}
     if not missing:
         yield places
         return
@@ -195,12 +202,12 @@ def _found(
 class _Write:
     """Adds pictures to the cache until it cannot be written; what is there twice goes in once."""
 
-    def __init__(self, writer: PackWriter | None, *, needed: bool) -> None:
-        self.writer, self.needed = writer, needed
+    def __init__(self, writer: PackWriter | None, progress: Progress, *, needed: bool) -> None:
+        self.writer, self.progress, self.needed = writer, progress, needed
         self._written: set[str] = set()
 
-    def __call__(self, content: str | None, picture: Decoded) -> None:
-        if self.writer is not None and content is not None and content not in self._written:
+    def __call__(self, content: str, picture: Decoded) -> None:
+        if self.writer is not None and content not in self._written:
             self._written.add(content)
             with self._giving_up(self.writer):
                 self.writer.add(content, picture)
@@ -214,23 +221,29 @@ class _Write:
     def _giving_up(self, writer: PackWriter) -> Iterator[None]:
         try:
             yield
-        except OutputError:
+        except OutputError as error:
             writer.discard()
             self.writer = None
             if self.needed:
                 raise
-            # Else the pixels are held elsewhere, and the next run decodes them again.
+            self.progress.say(f"{error.problem}; the next run decodes these pictures again")
 
 
 @contextmanager
 def _writing(
-    cache: PixelCache | None, form: Form, paths: Sequence[str], keep: Keep
+    cache: PixelCache | None, form: Form, paths: Sequence[str], keep: Keep, progress: Progress
 ) -> Iterator[_Write]:
     """Whatever ends the block, what was written until then is found by the next run."""
     writer = None
-    if cache is not None and paths and cache.make_room(form.estimate_bytes(paths)):
+    # Where the pictures are read from disk they are written even if that takes more room than
+    # was planned (another run may have taken it): decoding them in every epoch would be worse.
+    if (
+        cache is not None
+        and paths
+        and (cache.make_room(form.estimate_bytes(paths)) or keep == "disk")
+    ):
         writer = PackWriter(cache.folder(form), len(paths))
-    write = _Write(writer, needed=keep == "disk")
+    write = _Write(writer, progress, needed=keep == "disk")
     try:
         yield write
     except BaseException:
@@ -238,6 +251,8 @@ def _writing(
             write.seal()
         raise
     write.seal()
+    if cache is not None and keep != "disk":
+        cache.make_room(0)  # the estimate may have been too low, or another run written beside us
 
 
 def unreadable(path: str, error: PictureError) -> SourceError:

@@ -21,15 +21,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import filelock
 
-from fieldmark.data.pixels.form import Form
+from fieldmark.data.pixels.form import Form, Kind
 from fieldmark.data.pixels.packs import SUFFIX, UNSEALED, Place, read_index
 from fieldmark.download import cache_directory
 from fieldmark.errors import OutputError
-from fieldmark.files import cannot_write, write_text
+from fieldmark.files import write_text
 from fieldmark.progress import Progress
 
 DEFAULT_LIMIT: Final = 20 * 10**9
@@ -39,7 +39,8 @@ _FORM_NAME: Final = "form.json"
 _PACKS: Final = f"pack-*{SUFFIX}"
 _HALF_WRITTEN: Final = f"pack-*{UNSEALED}"
 _LIMIT_NAME: Final = "limit"
-_STALE_SECONDS: Final = 24 * 3600  # nobody writes one pack for so long
+_STALE_SECONDS: Final = 24 * 3600  # nobody decodes one data set for so long
+_QUIET_SECONDS: Final = 3600  # nor writes nothing to a pack for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,9 @@ class PixelCache:
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether so much can be added, if need be by removing what was not used for longest."""
-        return num_bytes <= min(self.limit, self._free_bytes() + self.num_bytes)
+        return self._is_writable() and num_bytes <= min(
+            self.limit, self._free_bytes() + self.num_bytes
+        )
 
     def make_room(self, num_bytes: int) -> bool:
         """Remove packs, those first that were not used for longest, until `num_bytes` can be added.
@@ -146,8 +149,8 @@ class PixelCache:
 
     @property
     def num_bytes(self) -> int:
-        """Of all packs."""
-        return sum(map(_size, self._packs()))
+        """Of all packs, and of those that are being written."""
+        return sum(map(_size, (*self._packs(), *self.root.glob(f"*/{_HALF_WRITTEN}"))))
 
     def list_kept(self) -> list[Kept]:
         """What there is, by form; the one used last comes first."""
@@ -167,16 +170,17 @@ class PixelCache:
         """
         freed = self.num_bytes
         try:
-            for folder in {pack.parent for pack in self._packs()}:
+            for folder in filter(_is_ours, self.root.glob("*/")):
                 # By name, and not the whole folder: whoever chose a cache directory may have
-                # things of his own in it.
-                for pattern in (_PACKS, _HALF_WRITTEN, "*.lock", _FORM_NAME):
-                    for path in folder.glob(pattern):
-                        path.unlink()
-                if not any(folder.iterdir()):
+                # things of his own in it. What is being written is left to who writes it.
+                for path in folder.glob(_PACKS):
+                    path.unlink()
+                _sweep(folder)
+                if {path.name for path in folder.iterdir()} <= {_FORM_NAME}:
+                    (folder / _FORM_NAME).unlink(missing_ok=True)
                     folder.rmdir()
         except OSError as error:
-            raise cannot_write(self.root, error) from error
+            raise _cannot_change(self.root, error) from error
         return freed - self.num_bytes
 
     @property
@@ -193,7 +197,10 @@ class PixelCache:
         Raises:
             OutputError: the cache directory cannot be written, or a pack cannot be removed.
         """
-        write_text(self.root / _LIMIT_NAME, f"{num_bytes}\n")
+        try:
+            write_text(self.root / _LIMIT_NAME, f"{num_bytes}\n")
+        except OutputError as error:
+            raise _cannot_change(self.root, error.__cause__) from error
         if self.num_bytes > num_bytes and not self.make_room(0):
             raise OutputError(
                 "the cache cannot be made smaller",
@@ -204,24 +211,49 @@ class PixelCache:
     def _packs(self) -> list[Path]:
         return list(self.root.glob(f"*/{_PACKS}"))
 
+    def _is_writable(self) -> bool:
+        folder = _existing(self.root)
+        return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
     def _free_bytes(self) -> int:
         """Of the disk, without what must stay free."""
-        folder = self.root
-        while not folder.exists():
-            folder = folder.parent
         try:
-            disk = shutil.disk_usage(folder)
+            disk = shutil.disk_usage(_existing(self.root))
         except OSError:
             return 0
         return max(0, disk.free - round(KEEP_FREE * disk.total))
 
 
+def _existing(folder: Path) -> Path:
+    """`folder`, or the first above it that is there."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
 def _sweep(folder: Path) -> None:
     """Remove what crashes and finished processes have left."""
-    for path in (*folder.glob(_HALF_WRITTEN), *folder.glob("*.lock")):
+    for path in folder.glob("*.lock"):
         if time.time() - _used(path) > _STALE_SECONDS:
             with suppress(OSError):
                 path.unlink()
+    for path in folder.glob(_HALF_WRITTEN):
+        if time.time() - _used(path) > _QUIET_SECONDS:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_ours(folder: Path) -> bool:
+    return any(folder.name.startswith(f"{kind}-") for kind in get_args(Kind))
+
+
+def _cannot_change(root: Path, error: BaseException | None) -> OutputError:
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(
+        f"the cache cannot be changed: {reason}",
+        given=root,
+        fix="check its permissions and the free space, or name another place in FIELDMARK_CACHE",
+    )
 
 
 def _about(folder: Path) -> dict[str, object]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 import PIL
+from PIL import features
 
 from fieldmark.data.pictures import Probe, probe_pictures
 from fieldmark.data.preprocess import (
+    DECODE_MARGIN,
     MAX_ASPECT,
     STORE_MARGIN,
+    STORE_SPARE,
     Pixels,
     load_canvas,
     load_exact,
@@ -27,9 +31,9 @@ from fieldmark.types import Preprocess
 Kind = Literal["exact", "crops", "canvas"]
 
 # Goes up whenever the same picture would come out of the decoding functions with other bytes.
-FORM_VERSION: Final = 1
+FORM_VERSION: Final = 2
 
-_NUM_PROBED: Final = 200  # headers that an estimate rests on
+_NUM_PROBED: Final = 1000  # headers that an estimate rests on
 
 
 class Decoded(NamedTuple):
@@ -95,7 +99,10 @@ class Form:
         preprocess = self.preprocess
         return {
             "version": FORM_VERSION,
-            "pillow": PIL.__version__,  # it decodes and resizes; its results may change a little
+            # They decode and resize, and their results may change a little between versions.
+            "pillow": PIL.__version__,
+            "libjpeg": features.version("libjpeg_turbo") or features.version("jpg"),
+            "margins": [STORE_MARGIN, STORE_SPARE, DECODE_MARGIN, MAX_ASPECT],
             "kind": self.kind,
             "size": preprocess.size,
             "channels": preprocess.channels,
@@ -121,7 +128,8 @@ class Form:
         """Bytes that these pictures will take, by the headers of some of them."""
         if not paths:
             return 0
-        stride = -(-len(paths) // _NUM_PROBED)
-        probes = probe_pictures(paths[::stride], Silent())
+        # Drawn, not every n-th: names may alternate between kinds (a.jpg, a_thumb.jpg).
+        chosen = random.Random(0).sample(list(paths), min(len(paths), _NUM_PROBED))
+        probes = probe_pictures(chosen, Silent())
         sizes = [self.num_bytes(p.width, p.height) for p in probes if isinstance(p, Probe)]
         return round(sum(sizes) / max(1, len(sizes)) * len(paths))

@@ -120,8 +120,7 @@ class PackWriter:
             unsealed.rename(unsealed.with_suffix(SUFFIX))
         except OSError as error:
             raise self._cannot_write(error) from error
-        finally:
-            self._forget()
+        self._forget()
 
     def discard(self) -> None:
         """Throw away what is not sealed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import psutil
@@ -16,6 +17,8 @@ from fieldmark.progress import size
 # Leave the rest of the free memory to the network, its activations and other programs.
 MEMORY_SHARE: Final = 0.5
 GPU_SHARE: Final = 0.3
+
+_CGROUP: Final = Path("/sys/fs/cgroup")
 
 CacheWord = Literal["auto", "ram", "gpu", "disk", "none"]
 
@@ -127,8 +130,14 @@ def _check(
 
 
 def _free_memory() -> int:
+    """Bytes, within what a container or batch system allows."""
     available: int = psutil.virtual_memory().available
-    return available
+    try:  # Linux' control groups, version 2; psutil knows the whole machine only
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return available
+    return available if limit == "max" else max(0, min(available, int(limit) - used))
 
 
 def _free_on_gpu(device: torch.device) -> int:

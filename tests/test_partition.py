@@ -194,6 +194,21 @@ def test_groups_of_a_table_and_of_an_expression(photos: Path, tmp_path: Path) ->
     assert any(line.startswith("group_by makes 1 group of 20 pictures") for line in said.lines)
 
 
+@pytest.mark.parametrize("form", ["copy", "link"])
+def test_groups_outlive_being_written_as_folders(photos: Path, tmp_path: Path, form: Any) -> None:
+    done = divide(photos, tmp_path / "p", group_by=r"(\d)\.png", val=0, form=form)
+    again = scan(tmp_path / "p")
+    assert {s.path: s.group for s in again.samples} == {
+        s.path: s.group for s in done.manifest.samples
+    }
+    drawn = draw_parts(again, val_fraction=0.2, test_fraction=0.1, seed=3)
+    parts: dict[str, set[str]] = {}
+    for sample in drawn.samples:
+        parts.setdefault(sample.group, set()).add(sample.part)
+    assert set(parts) == set("0123456789")
+    assert all(len(found) == 1 for found in parts.values())
+
+
 # Parts that are there -----------------------------------------------------------------------------
 
 

@@ -52,6 +52,10 @@ def error_of(source: object, *words: str) -> str:
 TWO = ("ants/1.png", "bees/2.png")
 
 
+def groups_in(source: Path) -> dict[str, str]:
+    return {str(Path(s.path).relative_to(source)): s.group for s in scan(source).samples}
+
+
 # Class folders ------------------------------------------------------------------------------------
 
 
@@ -242,6 +246,48 @@ def test_given_parts(tmp_path: Path, val: str) -> None:
     assert manifest.notes == ("Not looked at, being no part (train, val, test): extra.",)
 
 
+PARTED = ("train/ants/1.png", "train/bees/2.png", "train/bees/ä.png", "val/ants/3.png")
+
+
+def test_groups_of_the_table_that_split_wrote_beside_the_parts(tmp_path: Path) -> None:
+    fill(tmp_path, *PARTED)
+    table = tmp_path / "manifest.csv"
+    table.write_text(
+        "path,label,split,group,source\n"
+        "train/ants/1.png,ants,train,film 1,/old/1.png\n"
+        "train/bees/ä.png,bees,train,film 1,/old/ä.png\n"
+        "train/bees/gone.png,bees,train,film 1,/old/gone.png\n"
+        "val/ants/3.png,ants,val,,/old/3.png\n"
+        "too,short\n",
+        encoding="utf-8",
+    )
+    assert groups_in(tmp_path) == dict(zip(PARTED, ("film 1", "", "film 1", ""), strict=True))
+    note = f"Groups are taken from {table}: 1 group of 2 pictures."
+    assert note in scan(tmp_path).notes
+    zipped = shutil.make_archive(str(tmp_path.parent / f"{tmp_path.name}-z"), "zip", tmp_path)
+    assert [s.group for s in scan(zipped).samples] == ["film 1", "", "film 1", ""]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"path,label\ntrain/ants/1.png,ants\n",
+        b"path,label,split,group,source\n",
+        b"\xff\xfe\x00",
+        b"path,label,split,group,source\ntrain/ants/1.png,ants,train," + b"x" * 200_000 + b",y",
+    ],
+)
+def test_a_table_beside_the_parts_that_is_another_stops_nothing(
+    tmp_path: Path, content: bytes
+) -> None:
+    fill(tmp_path, *PARTED)
+    (tmp_path / "manifest.csv").write_bytes(content)
+    assert set(groups_in(tmp_path).values()) == {""}
+    told = any("manifest.csv cannot be read" in note for note in scan(tmp_path).notes)
+    assert told == (b"\xff" in content or len(content) > 100_000)
+
+
 def test_train_alone_has_no_part(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/b/2.png")
     manifest = scan(tmp_path)
@@ -404,8 +450,17 @@ def test_missing(tmp_path: Path) -> None:
 
 
 def test_one_file(tmp_path: Path) -> None:
-    fill(tmp_path, "1.png")
-    error_of(tmp_path / "1.png", "one file is not a source", f"name the folder: {tmp_path}")
+    fill(tmp_path / "all", "1.png", "ants/2.png")
+    top = tmp_path / "all"
+    error_of(top / "1.png", "one file is not a source", f"name the folder: {top}")
+    # The folder a picture lies in is one class, which would be refused in turn.
+    fill(tmp_path / "photos", *TWO)
+    fill(tmp_path / "parts", *(f"{part}/{name}" for part in ("train", "val") for name in TWO))
+    holds = "name the folder that holds the class folders:"
+    assert error_of(tmp_path / "photos/ants/1.png").endswith(f"{holds} {tmp_path / 'photos'}")
+    assert error_of(tmp_path / "parts/train/ants/1.png").endswith(f"{holds} {tmp_path / 'parts'}")
+    fill(tmp_path / "home", "notes.txt", *TWO)
+    error_of(tmp_path / "home/ants/1.png", "one folder of pictures for each class")
     (tmp_path / "set.rar").write_bytes(b"Rar!")
     error_of(tmp_path / "set.rar", "unpack it")
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"")

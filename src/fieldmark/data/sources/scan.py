@@ -16,7 +16,9 @@ from typing import Final
 from fieldmark.data.contents import content_keys
 from fieldmark.data.manifest import SILENT, Manifest, build_manifest, read_manifest
 from fieldmark.data.sources.archives import Unpacked, find_top, read_unpacked, unpack
+from fieldmark.data.sources.beside import take_groups_beside
 from fieldmark.data.sources.candidates import (
+    PART_WORDS,
     check_all_or_no_parts,
     check_labels,
     check_train_knows_all,
@@ -113,12 +115,31 @@ def _scan_file(path: Path, depth: int, progress: Progress) -> Manifest:
     _check_has_folders(depth, path)
     if path.suffix.lower() == ".csv":
         return read_manifest(path, progress=progress)
-    fix = f"name the folder: {path.parent}"
+    fix = _folder_meant(path)
     if path.suffix.lower() in (".7z", ".rar") or ".tar." in path.name:
         fix = "unpack it, and name the folder it unpacks to"
     elif "idx" in path.name.lower():
         fix = f"name the folder that holds the IDX files: {path.parent}"
     raise SourceError("one file is not a source of pictures", given=path, valid=_KINDS, fix=fix)
+
+
+def _folder_meant(path: Path) -> str:
+    """What to do for whoever named one picture; the folder it lies in is as a rule one class."""
+    folder, above = path.parent, path.parent.parent
+    try:
+        if entries_of(folder)[0]:
+            return f"name the folder: {folder}"
+        siblings, files = entries_of(above)
+    except OSError:
+        return f"name the folder: {folder}"
+    if len(siblings) > 1 and not files:
+        if above.name.lower() in PART_WORDS:
+            above = above.parent
+        return f"name the folder that holds the class folders: {above}"
+    return (
+        "name the folder that holds one folder of pictures for each class; `fieldmark predict RUN "
+        "PICTURE` takes one picture"
+    )
 
 
 def _scan_archive(path: Path, depth: int, progress: Progress) -> Manifest:
@@ -206,13 +227,14 @@ def _scan_folder(root: Path, depth: int, progress: Progress) -> Manifest:
         return _scan_idx(idx_root)
     found = find_in_folders(root, depth)
     # One file may be reached through several links, and must not land in two parts.
-    kept, duplicates, notes = merge_duplicates(found.samples)
+    samples, said = take_groups_beside(root, found.samples)
+    kept, duplicates, notes = merge_duplicates(samples)
     return build_manifest(
         kept,
         given=str(root),
         class_names=found.class_names,
         left_out=(*found.left_out, *duplicates),
-        notes=(*found.notes, *notes),
+        notes=(*found.notes, *said, *notes),
         progress=progress,
     )
 

@@ -189,3 +189,22 @@ def test_what_cannot_be_dealt_out(rows: Rows, num_folds: int, val: float, words:
         folds_of(rows, num_folds, val=val)
     for word in words:
         assert word in str(caught.value)
+
+
+@given(st.lists(st.integers(10, 40), min_size=2, max_size=4), st.integers(2, 6), st.integers(0, 99))
+def test_a_new_picture_moves_no_more_than_the_boundaries_of_folds(
+    sizes: list[int], num_folds: int, seed: int
+) -> None:
+    rows = [(f"c{i}", "") for i, size in enumerate(sizes) for _ in range(size)]
+    few, many = (
+        fold_of_each(folds_of(these, num_folds, seed)) for these in (rows, [*rows, ("c0", "")])
+    )
+    moved = Counter(path.split("/")[2] for path, fold in few.items() if many[path] != fold)
+    assert all(count <= num_folds - 1 for count in moved.values())
+
+
+def test_each_fold_draws_its_own_val() -> None:
+    folds = folds_of([(label, "") for label in "ab" for _ in range(50)], 5, val=0.2)
+    times = Counter(sample.path for fold in folds for sample in fold.of_part("val"))
+    assert sum(times.values()) == 80  # of 100 pictures
+    assert len(times) > 45  # chance gives 100 * (1 - 0.8 ** 4) = 59; the same ones each time, 20

@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +134,23 @@ def test_neither_order_nor_names_nor_place_matter(
     renamed = [replace(s, path=f"/else{s.path}", group=other[s.group]) for s in shuffled]
     result = usual(replace(manifest, samples=tuple(renamed)), seed)
     assert {s.path.removeprefix("/else"): s.part for s in result.samples} == expected
+
+
+def test_a_new_picture_moves_few_groups() -> None:
+    """Where groups go depends on what is lacked, so one may push another; most stay."""
+    sizes = {label: [6, 5, 5, 4, 4, 3, 3, 2, 2, 2, 2, 2] for label in "ab"}
+    rows = rows_of(sizes, {"a": 30, "b": 30})
+    moved_groups, moved = [], []
+    for seed in range(50):
+        few = usual(manifest_of(rows), seed)
+        many = usual(manifest_of([*rows, ("a", "")]), seed)
+        before, after = parts_of_groups(few), parts_of_groups(many)
+        moved_groups.append(sum(after[name] != part for name, part in before.items()))
+        after_of = {s.path: s.part for s in many.samples}
+        moved.append(sum(after_of[s.path] != s.part for s in few.samples))
+    assert np.mean(moved_groups) < 1  # of 24
+    assert np.mean(moved) < 5  # of 140
+    assert np.median(moved) <= 2
 
 
 def test_every_group_has_its_chance_to_be_tested_also_the_largest() -> None:

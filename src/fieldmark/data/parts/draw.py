@@ -1,7 +1,8 @@
 """The draw of parts: stratified, seeded, groups whole; by the names of files, never by their order.
 
-Each class has random numbers of its own: what one gains or loses leaves the others alone, as long
-as no group has pictures of both.
+Each picture has a random number of its own (`lots`). What one class gains or loses leaves the
+others alone, as long as no group has pictures of both; within the class it moves two boundaries by
+one picture each, so that a picture that was to be tested does not come to be trained on.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
-import numpy as np
-
+from fieldmark.data.parts.lots import Lots
 from fieldmark.data.parts.placing import Placing, count_units, groups_and_singles, largest_first
 from fieldmark.types import Part, Sample
 
 MIN_TO_SHARE: Final = 3  # one picture for each part; smaller classes are trained on wholly
-SPLIT_STREAM: Final = 0
-# test before val: of two equal remainders the final figure gets the picture.
+# test before val: of two equal claims the final figure gets the picture. And val between test and
+# train: who leaves one of these for another chooses the best epoch, and no more.
 _IN_TURN: Final[tuple[Part, ...]] = ("test", "val", "train")
 K = TypeVar("K")
 
@@ -27,6 +27,7 @@ def draw(
     class_names: Sequence[str],
     fractions: Mapping[Part, float],
     seed: int,
+    purpose: str = "parts",
 ) -> dict[str, Part]:
     """The part of every path in `pool`.
 
@@ -38,24 +39,26 @@ def draw(
 
     Args:
         fractions: of val and test; the rest is for training.
+        purpose: draws of the same pictures for different purposes are independent.
     """
+    lots = Lots(pool, seed, purpose)
     groups, singles = groups_and_singles(pool)
     units = count_units(groups, singles)
     sizes = Counter(sample.label for sample in pool)
     targets: dict[str, dict[Part, int]] = {
-        name: shares(size, fractions) if units[name] >= MIN_TO_SHARE else {"train": size}
+        name: shares(size, fractions) if units[name] >= MIN_TO_SHARE else _all_trained_on(size)
         for name, size in sizes.items()
     }
     placing = Placing(targets, units, must="train")
     part_of: dict[str, Part] = {}
-    for group, number in largest_first(groups, sizes, seed):
+    for group, number in largest_first(groups, sizes, lots):
         part = placing.put(Counter(sample.label for sample in group), number)
         part_of |= {sample.path: part for sample in group}
-    for class_index, (name, members) in enumerate(by_class(singles, class_names).items()):
+    for name, members in by_class(singles, class_names).items():
         counts = placing.fill(name, len(members)) if members else {}
         parts = [part for part in _IN_TURN for _ in range(counts.get(part, 0))]
-        drawn = shuffled(members, SPLIT_STREAM, class_index, seed)
-        part_of |= {sample.path: part for sample, part in zip(drawn, parts, strict=True)}
+        drawn = zip(lots.in_order(members), parts, strict=True)
+        part_of |= {sample.path: part for sample, part in drawn}
     return part_of
 
 
@@ -67,24 +70,28 @@ def by_class(samples: Iterable[Sample], class_names: Sequence[str]) -> dict[str,
     return grouped
 
 
-def shuffled(samples: list[Sample], stream: int, class_index: int, seed: int) -> list[Sample]:
-    """One class in random order; each class and each `stream` has random numbers of its own."""
-    order = np.random.default_rng([seed, stream, class_index]).permutation(len(samples))
-    return [samples[i] for i in order]
-
-
 def shares(num_pictures: int, fractions: Mapping[Part, float]) -> dict[Part, int]:
-    """How many of a class go to test, val and train: largest remainder, none of them empty."""
+    """How many of a class go to test, val and train: none of them empty, where it has three.
+
+    By Webster's method: picture by picture, each to the part with the largest claim, its share /
+    (2 * what it has + 1). For three parts it keeps within one picture of the shares, as largest
+    remainders do; unlike those, it never takes from a part because there is one picture more.
+    """
+    counts = _all_trained_on(num_pictures)
     if num_pictures < MIN_TO_SHARE:
-        return {"train": num_pictures}
+        return counts
     weights: dict[Part, float] = {"test": fractions["test"], "val": fractions["val"]}
     weights["train"] = 1 - sum(weights.values())
-    counts = largest_remainder(num_pictures, weights)
-    for part, weight in weights.items():
-        if weight > 0 and counts[part] == 0:
-            counts[max(counts, key=lambda other: counts[other])] -= 1
-            counts[part] = 1
+    counts = {part: int(weight > 0) for part, weight in weights.items()}
+    for _ in range(num_pictures - sum(counts.values())):
+        # Rounded, so that claims that are equal on paper are: 1 - 0.1 - 0.1 is not quite 0.8.
+        claims = {part: round(w / (2 * counts[part] + 1), 12) for part, w in weights.items()}
+        counts[max(claims, key=lambda part: claims[part])] += 1
     return counts
+
+
+def _all_trained_on(num_pictures: int) -> dict[Part, int]:
+    return {"test": 0, "val": 0, "train": num_pictures}
 
 
 def largest_remainder(total: int, weights: Mapping[K, float]) -> dict[K, int]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Final
 
 from fieldmark.data.manifest import Manifest
-from fieldmark.data.parts.draw import by_class, draw, shuffled
+from fieldmark.data.parts.draw import by_class, draw
 from fieldmark.data.parts.evening import even_out
+from fieldmark.data.parts.lots import Lots
 from fieldmark.data.parts.placing import Placing, count_units, groups_and_singles, largest_first
 from fieldmark.data.parts.split import check_classes
 from fieldmark.data.sources.candidates import counted
@@ -17,7 +18,6 @@ from fieldmark.errors import RecipeError, SourceError
 from fieldmark.types import Part, Sample
 
 MOST_FOLDS: Final = 1000
-_FOLD_STREAM: Final = 3  # of random numbers; see draw and placing for the others
 
 
 def make_folds(
@@ -63,7 +63,9 @@ def make_folds(
         parts: dict[str, Part] = dict.fromkeys((sample.path for sample in rest), "train")
         if val_fraction:
             fractions: dict[Part, float] = {"val": val_fraction, "test": 0.0}
-            parts = draw(rest, manifest.class_names, fractions, seed)
+            # Each fold for itself: else the same few would be val in all folds but their own.
+            purpose = f"val of fold {fold}"
+            parts = draw(rest, manifest.class_names, fractions, seed, purpose)
         drawn = tuple(replace(s, part=parts.get(s.path, "test")) for s in samples)
         folds.append(replace(manifest, samples=drawn, notes=notes))
         _check_parts(folds[-1], fold, wants_val=val_fraction > 0)
@@ -74,20 +76,21 @@ def _deal(
     samples: Sequence[Sample], class_names: Sequence[str], num_folds: int, seed: int
 ) -> dict[str, int]:
     """The fold of every path."""
+    lots = Lots(samples, seed, "folds")
     groups, singles = groups_and_singles(samples)
     sizes = Counter(sample.label for sample in samples)
     placing = Placing(_targets(sizes, class_names, num_folds), count_units(groups, singles))
     fold_of: dict[str, int] = {}
-    dealt = [group for group, _ in largest_first(groups, sizes, seed)]
+    dealt = [group for group, _ in largest_first(groups, sizes, lots)]
     units = [Counter(sample.label for sample in group) for group in dealt]
     folds_of_groups = even_out(units, [placing.put(unit) for unit in units], placing)
     for group, fold in zip(dealt, folds_of_groups, strict=True):
         fold_of |= {sample.path: fold for sample in group}
-    for class_index, (name, members) in enumerate(by_class(singles, class_names).items()):
+    for name, members in by_class(singles, class_names).items():
         counts = placing.fill(name, len(members)) if members else {}
         folds = [fold for fold, count in counts.items() for _ in range(count)]
-        drawn = shuffled(members, _FOLD_STREAM, class_index, seed)
-        fold_of |= {sample.path: fold for sample, fold in zip(drawn, folds, strict=True)}
+        drawn = zip(lots.in_order(members), folds, strict=True)
+        fold_of |= {sample.path: fold for sample, fold in drawn}
     return fold_of
 
 

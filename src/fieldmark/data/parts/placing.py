@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
+from fieldmark.data.parts.lots import Lots, number_of
 from fieldmark.types import Sample
 
-_GROUP_STREAM: Final = 2  # of random numbers; 0 and 1 are those of single pictures
 P = TypeVar("P", bound=Hashable)
 
 
@@ -32,19 +32,19 @@ def groups_and_singles(samples: Iterable[Sample]) -> tuple[list[list[Sample]], l
 
 
 def largest_first(
-    groups: Sequence[list[Sample]], sizes: Mapping[str, int], seed: int
+    groups: Iterable[list[Sample]], sizes: Mapping[str, int], lots: Lots
 ) -> list[tuple[list[Sample], float]]:
-    """Groups by the share of their classes that they hold, equal ones shuffled; each with a random
-    number in [0, 1).
+    """Groups by the share of their classes that they hold, equal ones by their lots; each with a
+    random number in [0, 1).
 
     Args:
         sizes: all pictures of each class.
     """
-    rng = np.random.default_rng([seed, _GROUP_STREAM])
-    order = rng.permutation(len(groups))
-    numbers = rng.random(len(groups))
-    drawn = [(groups[i], float(numbers[i])) for i in order]
-    return sorted(drawn, key=lambda item: -sum(1 / sizes[sample.label] for sample in item[0]))
+    drawn = sorted(((lots.of_group(group), group) for group in groups), key=lambda item: item[0])
+    return sorted(
+        ((group, number_of(lot)) for lot, group in drawn),
+        key=lambda item: -sum(1 / sizes[sample.label] for sample in item[0]),
+    )
 
 
 def count_units(groups: Iterable[Sequence[Sample]], singles: Iterable[Sample]) -> Counter[str]:

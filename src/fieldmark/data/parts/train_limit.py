@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
-from fieldmark.data.parts.draw import by_class, largest_remainder, shuffled
+from fieldmark.data.parts.draw import by_class, largest_remainder
+from fieldmark.data.parts.lots import Lots
 from fieldmark.data.sources.candidates import counted
 from fieldmark.errors import RecipeError
 from fieldmark.types import Sample
-
-_LIMIT_STREAM: Final = 1  # not the draw's own, so that a limit does not change who is in val
 
 
 def limit_train(
@@ -35,9 +33,9 @@ def limit_train(
             counts[max(counts, key=lambda other: counts[other])] -= 1
             counts[name] = 1
     kept: set[str] = set()
-    for class_index, (name, members) in enumerate(pictures_of.items()):
-        drawn = shuffled(members, _LIMIT_STREAM, class_index, seed)
-        kept.update(sample.path for sample in drawn[: counts.get(name, 0)])
+    lots = Lots(samples, seed, "limit")
+    for name, members in pictures_of.items():
+        kept.update(sample.path for sample in lots.in_order(members)[: counts.get(name, 0)])
     note = (
         f"Trained on a stratified draw of {limit:,} of {total:,} training pictures (train_limit); "
         f"the other {total - limit:,} are not used."

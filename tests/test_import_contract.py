@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -197,3 +198,20 @@ def test_importing_the_package_is_instant_too() -> None:
     code, modules, _ = loaded_by("import fieldmark; fieldmark.__version__")
     assert code == 0
     assert modules & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "photos"], ["split", "photos", "parts"]], ids=["check", "split"]
+)
+def test_looking_at_pictures_and_dividing_them_needs_no_torch(
+    words: list[str], tmp_path: Path, make_pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path / "photos", {"cat": 5, "dog": 5})
+    (tmp_path / "photos" / "cat" / "bad.jpg").write_text("no picture")  # left out, and named
+    monkeypatch.chdir(tmp_path)
+    code, modules, output = loaded_by(
+        f"sys.argv = {['fieldmark', *words]!r}; from fieldmark.cli import main; main()"
+    )
+    assert code == 0, output
+    assert "bad.jpg" in output
+    assert not modules & {"torch", "torchvision", "sklearn", "matplotlib"}

@@ -29,12 +29,12 @@ from fieldmark.assembly.pictures import (
     look_for_copies,
     make_loaders,
     part_to_evaluate,
-    say_left_out,
     scan_for,
     source_words,
 )
 from fieldmark.assembly.seen import say_shared_pictures, write_contents
 from fieldmark.checkpoint import load_model, save_model
+from fieldmark.data.left_out import say_left_out
 from fieldmark.data.manifest import write_manifest
 from fieldmark.data.parts.split import split
 from fieldmark.data.pixels.plan import check_device

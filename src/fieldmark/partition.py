@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from fieldmark.assembly.pictures import say_left_out
 from fieldmark.data.check.quick import quick_check
+from fieldmark.data.left_out import say_left_out
 from fieldmark.data.manifest import Manifest, write_manifest
 from fieldmark.data.parts.folds import make_folds
 from fieldmark.data.parts.groups import group_by as group_by_path

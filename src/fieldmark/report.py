@@ -43,11 +43,6 @@ def write_history(run: RunDirectory, history: Sequence[EpochRow]) -> None:
     write_text(run.history, csv_text(rows))
 
 
-def write_left_out(path: Path, left_out: Sequence[LeftOut]) -> None:
-    """`left_out.csv`: every file that was found and not used, with the reason."""
-    write_text(path, csv_text([["path", "reason"], *(astuple(item) for item in left_out)]))
-
-
 def write_json(path: Path, values: Mapping[Any, Any]) -> None:
     """Readable JSON; refuses NaN, which no JSON reader must accept."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)

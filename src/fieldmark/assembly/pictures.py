@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,12 @@ from fieldmark.errors import (
 )
 from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe
-from fieldmark.report import write_left_out
 from fieldmark.rundir import RunDirectory
 from fieldmark.runtime import Runtime
-from fieldmark.types import LeftOut, Sample
+from fieldmark.types import Sample
 
 Source = str | Path | Manifest | Iterable[Any]
 NUM_CLASSES_NAMED = 12  # of a model, in an error
-NUM_NAMED = 3  # files left out that are named on the screen; left_out.csv has all
 
 
 def source_words(source: Source | None) -> str | None:
@@ -96,24 +94,6 @@ def make_loaders(
         data.val, data.labels(data.val), data.preprocess, runtime, batch_size=batch_size
     )
     return train, val
-
-
-def say_left_out(
-    left_out: Sequence[LeftOut], progress: Progress, *, run: RunDirectory | None = None
-) -> None:
-    """Name the first files that were left out; with a run, write them all down."""
-    if not left_out:
-        return
-    where = ""
-    if run is not None:
-        write_left_out(run.left_out, left_out)
-        where = f" (all in {run.left_out})" if len(left_out) > NUM_NAMED else f" ({run.left_out})"
-    files = "file" if len(left_out) == 1 else "files"
-    progress.say(f"{len(left_out)} {files} left out{where}:")
-    for item in left_out[:NUM_NAMED]:
-        progress.say(f"  {item.path}: {item.reason}")
-    if len(left_out) > NUM_NAMED:
-        progress.say(f"  and {len(left_out) - NUM_NAMED} more")
 
 
 def find_test_part(run: RunDirectory) -> tuple[Manifest, str]:

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fieldmark.data.manifest import Manifest, read_manifest, read_samples, write_manifest
+from fieldmark.data.manifest import (
+    Manifest,
+    build_manifest,
+    read_manifest,
+    read_samples,
+    write_manifest,
+)
 from fieldmark.data.sources.candidates import counted, merge_duplicates
 from fieldmark.errors import OutputError, SourceError
 from fieldmark.types import PARTS, LeftOut, Part, Sample
@@ -92,6 +98,21 @@ def test_without_the_last_of_a_class_and_of_a_part() -> None:
     with pytest.raises(SourceError, match="in the val part") as caught:
         SIX.without([LeftOut("/d/4.png", "truncated"), LeftOut("/d/5.png", "file is empty")])
     assert "/d/5.png (file is empty)" in str(caught.value)
+
+
+def test_pictures_that_are_gone_are_not_called_damaged(tmp_path: Path) -> None:
+    gone = [LeftOut(f"/d/{i}.png", "no such file") for i in (4, 5)]
+    with pytest.raises(SourceError, match="no picture in the val part is where it was") as caught:
+        SIX.without(gone)
+    assert "do:     bring them back; or name the folder, table or archive" in str(caught.value)
+    assert "fieldmark evaluate RUN SOURCE" in str(caught.value)
+    links = []
+    for name in ("ants", "bees"):
+        (tmp_path / f"{name}.png").symlink_to(tmp_path / "moved" / name)
+        links.append(Sample(str(tmp_path / f"{name}.png"), name))
+    with pytest.raises(SourceError, match="no picture of this source is there: p") as caught:
+        build_manifest(links, given="p")
+    assert f"bring back what they lead to, as {tmp_path}/moved/ants" in str(caught.value)
 
 
 def test_new_names() -> None:
@@ -256,40 +277,6 @@ def test_split_words(tmp_path: Path) -> None:
         read_manifest(csv_of(tmp_path, "path,label,split\n0.png,ants,train\n1.png,bees,\n"))
     empty = read_manifest(csv_of(tmp_path, "path,label,split\n0.png,ants,\n1.png,bees,\n"))
     assert {sample.part for sample in empty.samples} == {""}
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", ["the CSV is empty", "path,label[,split]"]),
-        ("\n \n", ["the CSV is empty"]),
-        ("path,label\n", ["a header and nothing below it"]),
-        (
-            "path,class\na,b\n",
-            ["no column 'label'", "'path', 'class'", "rename the column 'class'"],
-        ),
-        ("filename,label\na,b\n", ["no column 'path'", "rename the column 'filename' to 'path'"]),
-        ("path;label\na;b\n", ["no column 'path'", "separate the columns with commas"]),
-        ("a.png,ants\nb.png,bees\n", ["no column 'path'", "name the columns in the first line"]),
-        ("path,label,label\na,b,c\n", ["two columns 'label'"]),
-        ("path\0,label\n", ["not a CSV in UTF-8"]),
-        ("path,label\n" + "x" * 200_000, ["not a CSV in UTF-8"]),
-    ],
-)
-def test_tables_that_are_none(tmp_path: Path, text: str, words: list[str]) -> None:
-    path = csv_of(tmp_path, text)
-    with pytest.raises(SourceError) as caught:
-        read_manifest(path)
-    for word in [*words, str(path)]:
-        assert word in str(caught.value)
-
-
-def test_other_encodings_and_no_file(tmp_path: Path) -> None:
-    path = csv_of(tmp_path, "path,label\n照片.png,蜜蜂\n", encoding="gbk")
-    with pytest.raises(SourceError, match=r"not a CSV in UTF-8(.|\n)*CSV UTF-8"):
-        read_manifest(path)
-    with pytest.raises(SourceError, match="No such file"):
-        read_manifest(tmp_path / "none.csv")
 
 
 def test_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:

@@ -25,19 +25,14 @@ from fieldmark.data.sources.candidates import (
     part_of_word,
     summary_of,
 )
+from fieldmark.data.table import COLUMNS, read_table
 from fieldmark.errors import PictureError, SourceError
 from fieldmark.files import write_text
 from fieldmark.progress import Progress, Silent
 from fieldmark.types import LeftOut, Part, Sample
 
 SILENT: Final = Silent()
-_COLUMNS: Final = ("path", "label", "split", "group")
-_WRITTEN_BEFORE: Final = _COLUMNS[:3]  # until there were groups
-_ORIGIN: Final = "source"  # where `fieldmark split` took a picture from; of no use to others
-_OTHER_WORDS: Final = {
-    "path": ("file", "filename", "file_name", "filepath", "image", "image_path", "img"),
-    "label": ("class", "class_name", "category", "target", "y", "species", "name"),
-}
+_WRITTEN_BEFORE: Final = COLUMNS[:3]  # until there were groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +94,12 @@ class Manifest:
         kept = tuple(sample for sample in self.samples if sample.path not in dropped)
         lost_parts = {s.part for s in self.samples} - {s.part for s in kept}
         if lost_parts:
-            reasons = [LeftOut(path, item.reason) for path, item in dropped.items()]
+            of_part = f" in the {'/'.join(sorted(lost_parts))} part" if any(lost_parts) else ""
+            if all(item.reason == NO_SUCH_FILE for item in dropped.values()):
+                raise _not_there(f"no picture{of_part} is where it was", [*dropped.values()])
             raise SourceError(
-                "no picture can be read"
-                + (f" in the {'/'.join(sorted(lost_parts))} part" if any(lost_parts) else ""),
-                given=summary_of(reasons),
+                f"no picture can be read{of_part}",
+                given=summary_of([*dropped.values()]),
                 fix="replace the damaged files",
             )
         lost_names = {s.label for s in self.samples} - {s.label for s in kept}
@@ -166,6 +162,8 @@ def build_manifest(
         else:
             kept.append(sample)
             probes.append(probe)
+    if dropped and not kept and all(item.reason == NO_SUCH_FILE for item in dropped):
+        raise _not_there(f"no picture of this source is there: {given}", dropped)
     if not kept:
         raise SourceError(
             "there are no pictures in this source",
@@ -188,6 +186,19 @@ def build_manifest(
     )
 
 
+def _not_there(problem: str, gone: Sequence[LeftOut]) -> SourceError:
+    """Moved, deleted, unpacked in a cache that was cleared, or links that lead nowhere."""
+    first = Path(gone[0].path)
+    if first.is_symlink():
+        fix = f"these are links; bring back what they lead to, as {first.readlink()}, or link anew"
+    else:
+        fix = (
+            "bring them back; or name the folder, table or archive that holds them now (to "
+            "evaluate a run: fieldmark evaluate RUN SOURCE)"
+        )
+    return SourceError(problem, given=summary_of(gone), fix=fix)
+
+
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write `path,label,split,group` as UTF-8 with absolute paths; `read_manifest` gives it back.
 
@@ -196,7 +207,7 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow(COLUMNS)
     for sample in manifest.samples:
         path_shown = sample.path
         if not is_named_locator(sample.path):
@@ -216,15 +227,16 @@ def read_manifest(path: str | Path, *, progress: Progress = SILENT) -> Manifest:
     """
     path = Path(path)
     base = path.absolute().parent
-    header, rows = _read_rows(path)
-    where = {name: header.index(name) for name in _COLUMNS if name in header}
+    table = read_table(path)
+    header = table.header
+    where = {name: header.index(name) for name in COLUMNS if name in header}
     samples: list[Sample] = []
     left_out: list[LeftOut] = []
-    for line, row in rows:
+    for line, row in table.rows:
         if len(row) != len(header):
             reason = f"line {line}: {len(row)} values, the header has {len(header)}"
             if len(row) > len(header):
-                reason += ' (put "quotes" around a text with a comma)'
+                reason += f' (put "quotes" around a text with a {table.separated_by})'
             left_out.append(LeftOut(row[0] or path.name, reason))
             continue
         name, label = row[where["path"]].strip(), row[where["label"]].strip()
@@ -237,9 +249,7 @@ def read_manifest(path: str | Path, *, progress: Progress = SILENT) -> Manifest:
         samples.append(_sample_of(name, label, word, group, base, f"{path}, line {line}"))
     check_all_or_no_parts(samples, str(path))
     kept, duplicates, notes = merge_duplicates(samples)
-    unused = [name for name in header if name not in (*_COLUMNS, _ORIGIN)]
-    if unused:
-        notes.append(f"Columns not used: {', '.join(name or '(no name)' for name in unused)}.")
+    notes += table.notes
     manifest = _build_from_rows(kept, path, base, [*left_out, *duplicates], notes, progress)
     missing_files = sum(item.reason == NO_SUCH_FILE for item in manifest.left_out)
     if missing_files:
@@ -259,18 +269,18 @@ def read_samples(path: str | Path) -> tuple[Sample, ...]:
     """
     path = Path(path)
     base = path.absolute().parent
-    header, rows = _read_rows(path)
-    odd = [line for line, row in rows if len(row) != len(header)]
-    if tuple(header) not in (_COLUMNS, _WRITTEN_BEFORE) or odd:
+    table = read_table(path)
+    odd = [line for line, row in table.rows if len(row) != len(table.header)]
+    if table.header not in (COLUMNS, _WRITTEN_BEFORE) or odd:
         raise SourceError(
             f"line {odd[0]} has not as many values as the header" if odd else "a column is missing",
             given=path,
-            valid=",".join(_COLUMNS),
+            valid=",".join(COLUMNS),
             fix="get the file anew",
         )
     return tuple(
         _sample_of(name, label, word, "".join(group), base, f"{path}, line {line}")
-        for line, (name, label, word, *group) in rows
+        for line, (name, label, word, *group) in table.rows
     )
 
 
@@ -304,64 +314,3 @@ def _build_from_rows(
                 fix="move the CSV back beside its pictures, or correct its paths",
             ) from None
         raise
-
-
-def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header in lower case, and the rows that are not blank with their line numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise csv.Error("it holds zero bytes")
-        reader = csv.reader(io.StringIO(text, newline=""))
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except OSError as error:
-        raise SourceError(
-            f"the CSV cannot be read: {error.strerror or error}",
-            given=path,
-            fix="check its name and its permissions",
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(
-            "this is not a CSV in UTF-8",
-            given=f"{path}: {error}",
-            valid="a text table with the header path,label[,split][,group]",
-            fix="save it again as 'CSV UTF-8'",
-        ) from error
-    if not rows:
-        raise SourceError(
-            "the CSV is empty",
-            given=path,
-            valid="the header path,label[,split][,group], then a row for each picture",
-            fix="write one row for each picture",
-        )
-    header = [name.strip().lower() for name in rows[0][1]]
-    _check_header(header, path)
-    if len(rows) == 1:
-        raise SourceError(
-            "the CSV has a header and nothing below it",
-            given=path,
-            fix="write one row for each picture",
-        )
-    return header, rows[1:]
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    missing = [name for name in ("path", "label") if name not in header]
-    twice = [name for name in _COLUMNS if header.count(name) > 1]
-    if not missing and not twice:
-        return
-    fix = "name the columns in the first line: path,label"
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-        fix = "separate the columns with commas (they are separated otherwise here)"
-    for name in missing:
-        other = next((word for word in _OTHER_WORDS[name] if word in header), None)
-        if other:
-            fix = f"rename the column {other!r} to {name!r}"
-            break
-    problem = f"no column {missing[0]!r}" if missing else f"two columns {twice[0]!r}"
-    raise SourceError(
-        f"the CSV has {problem}",
-        given=f"{path}: the columns are {', '.join(map(repr, header))}",
-        valid="path,label, and if you like split and group, in any order",
-        fix=fix,
-    )

@@ -11,10 +11,14 @@ import torch
 
 import fieldmark as fm
 from fieldmark.api import Run
+from fieldmark.assembly.network import settle_for
 from fieldmark.auto import LEARNING_RATES
-from fieldmark.errors import OutputError, RecipeError, SourceError
+from fieldmark.data.manifest import Manifest
+from fieldmark.errors import ModelError, OutputError, RecipeError, SourceError
 from fieldmark.progress import Silent
+from fieldmark.recipe import assemble
 from fieldmark.runtime import Runtime
+from fieldmark.types import Sample
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -61,7 +65,26 @@ def test_what_is_sure_to_be_refused_is_refused_before_a_picture_is_opened(
         train(three, tmp_path / "used")
     with pytest.raises(RecipeError, match="starts from trained weights"):
         train(three, tmp_path / "new", mode="frozen")
+    with pytest.raises(ModelError, match=r"did you mean 'resnet1[08]'\?"):
+        train(three, tmp_path / "new", model="resnet19")
+    with pytest.raises(ModelError, match="unknown option of resnet10"):
+        train(three, tmp_path / "new", settings={"model.options.norm": True})
     assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot write"):
+        train(three, tmp_path / "file" / "new")
+
+
+def test_an_input_in_which_nothing_is_left_of_the_pictures_is_warned_of(tmp_path: Path) -> None:
+    def said(size: int, side: int) -> bool:
+        samples = tuple(Sample(f"{label}.png", label) for label in ("ant", "bee"))
+        manifest = Manifest(samples, ("ant", "bee"), (), (), all_grey=False, typical_side_px=side)
+        _, lines = settle_for(assemble(None, {"model": "resnet10", "size": size}, {}), manifest)
+        return any(line.startswith(f"WARNING: at size {size} px next to nothing") for line in lines)
+
+    assert said(4, 300)
+    assert not said(16, 300)
+    assert not said(8, 28)
 
 
 def test_what_a_network_refuses_leaves_the_directory_free(three: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fieldmark.errors import CheckpointError, OutputError
-from fieldmark.rundir import RunDirectory, find_model, new_run
+from fieldmark.rundir import RunDirectory, check_place, find_model, new_run
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,20 @@ def test_out_wins_over_name_and_name_over_the_default() -> None:
     assert new_run(None, None, "default").path == Path("runs/default")
     assert Path("runs/mine").is_dir()
     assert Path("some/where").is_dir()
+
+
+def test_a_place_that_cannot_be_written_is_refused_without_a_trace() -> None:
+    check_place("some/where/new", None)
+    check_place(None, "mine")
+    check_place(None, None)
+    assert not Path("some").exists()
+    assert not Path("runs").exists()
+    touch("runs")
+    for out, name in ((None, None), (None, "mine"), ("runs/x", None), ("runs", None)):
+        with pytest.raises(OutputError, match=r"cannot write(.|\n)*runs"):
+            check_place(out, name)
+    with pytest.raises(OutputError, match="one folder name"):
+        check_place(None, "a/b")
 
 
 def test_default_names_count_up_and_touch_nothing() -> None:
@@ -106,7 +120,7 @@ def test_a_path_comes_before_the_name_of_a_run() -> None:
 
 
 def test_a_folder_of_pictures_does_not_hide_the_run_of_its_name() -> None:
-    touch("birds/robin/1.jpg")
+    touch("photos/robin/1.jpg")
     model = touch("runs/birds/model.safetensors")
     assert find_model("birds") == model
 
@@ -119,9 +133,9 @@ def test_a_run_that_never_finished_an_epoch_is_told_as_such(given: str) -> None:
     assert str(Path("runs/mine")) in str(caught.value)
 
 
-@pytest.mark.parametrize("given", ["nothing", "birds", "runs/nothing", ""])
+@pytest.mark.parametrize("given", ["nothing", "photos", "runs/nothing", ""])
 def test_what_is_no_run_gets_the_runs_there_are(given: str) -> None:
-    touch("birds/robin/1.jpg")
+    touch("photos/robin/1.jpg")
     for name in ("first", "second"):
         touch(f"runs/{name}/model.safetensors")
     touch("runs/unfinished/recipe.toml")
@@ -139,3 +153,14 @@ def test_where_nothing_was_made_yet_it_is_said_what_would_do() -> None:
 def test_a_name_longer_than_the_file_system_has_is_an_error_for_people() -> None:
     with pytest.raises(CheckpointError, match="cannot look there for a model"):
         find_model("x" * 5000)
+
+
+def test_the_run_that_was_meant_is_offered() -> None:
+    touch(RunDirectory(Path("runs/raw-resnet18")).model)
+    touch(RunDirectory(Path("runs/raw-vgg11")).model)
+    for typed in ("raw-resnet1", "runs/rwa-resnet18"):
+        with pytest.raises(CheckpointError) as caught:
+            find_model(typed)
+        assert str(caught.value).endswith("do:     did you mean runs/raw-resnet18?")
+    with pytest.raises(CheckpointError, match="do:     check the path"):
+        find_model("something else")

@@ -13,6 +13,7 @@ from torch import nn
 from fieldmark import __version__
 from fieldmark.assembly.network import (
     build_network,
+    check_network,
     check_weights,
     find_weights,
     inherit,
@@ -57,7 +58,7 @@ from fieldmark.report import (
     write_source_sheet,
     write_training_sheet,
 )
-from fieldmark.rundir import RunDirectory, find_model, named_directory, new_evaluation, new_run
+from fieldmark.rundir import RunDirectory, check_place, find_model, new_evaluation, new_run
 from fieldmark.runtime import (
     describe_machine,
     open_runtime,
@@ -124,8 +125,9 @@ def train(
     # What would be refused in the end is refused before anything is looked at.
     runtime = open_runtime(recipe.device, recipe.precision)
     check_device(recipe.data.cache, runtime.device)
+    check_network(recipe)
     check_weights(recipe)
-    named_directory(out, name)
+    check_place(out, name)
 
     # The pictures: found, named, split.
     found, source_names = find_samples(source, recipe, progress)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fieldmark.errors import CheckpointError, OutputError
-from fieldmark.files import check_is_unused, claim_directory, free_directory
+from fieldmark.errors import CheckpointError, OutputError, closest
+from fieldmark.files import cannot_write, check_is_unused, claim_directory, free_directory
 
 RUNS = Path("runs")
 
@@ -89,6 +90,23 @@ def new_run(out: str | Path | None, name: str | None, default_name: str) -> RunD
     return RunDirectory(directory)
 
 
+def check_place(out: str | Path | None, name: str | None) -> None:
+    """Refuse a place for a new run that `new_run` would refuse after the long work before it.
+
+    Raises:
+        OutputError: there is something in it, it cannot be made or written, or the name is no name.
+    """
+    directory = named_directory(out, name) or RUNS / "new"
+    nearest = directory.absolute()
+    try:
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise cannot_write(directory if out or name else RUNS, error) from error
+
+
 def named_directory(out: str | Path | None, name: str | None) -> Path | None:
     """The directory that `out` or `name` mean, if one is given and nothing is in it yet.
 
@@ -150,9 +168,12 @@ def find_model(run: str | Path) -> Path:
             fix="train again",
         )
     made = sorted(str(path.parent) for path in RUNS.glob("*/model.safetensors"))
+    near = closest(Path(run).name, [Path(path).name for path in made])
     raise CheckpointError(
         "no such run or model file",
         given=f"{run} (looked for it here and in {RUNS.resolve()})",
         valid=made[-8:] or "a run directory, or a model.safetensors",
-        fix="check the path; `fieldmark train` writes runs below the directory it is started in",
+        fix=f"did you mean {RUNS / near}?"
+        if near
+        else "check the path; `fieldmark train` writes runs below the directory it is started in",
     )

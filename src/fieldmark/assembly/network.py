@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fieldmark import __version__
-from fieldmark.auto import Facts, settle
+from fieldmark.auto import SMALL_PICTURE_PX, Facts, settle
 from fieldmark.checkpoint import ModelInfo, load_model, load_weights
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.prepare import PreparedData
@@ -35,8 +35,20 @@ from fieldmark.recipe import Recipe, assemble, to_dict
 from fieldmark.rundir import find_model
 from fieldmark.training.history import EpochRow
 
+TINY_PX = 16  # half of what the smallest photos in use have, CIFAR's
 PER_CHANNEL = ("mean", "std")
 NO_OTHER_FUNCTION = ("drop", "img_size")  # options with these in their names
+
+
+def check_network(recipe: Recipe) -> None:
+    """Refuse an unknown network or option before anything is looked at or fetched.
+
+    Raises:
+        ModelError: no such network or option.
+    """
+    options = check_options(recipe.model.name, recipe.model.options)
+    if is_own(recipe.model.name) and recipe.model.weights == "none":  # else these add to them
+        sketch(recipe.model.name, options)
 
 
 def check_weights(recipe: Recipe) -> None:
@@ -180,6 +192,11 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
     recipe, said = settle(recipe, facts)
     size = recipe.data.size
     assert isinstance(size, int)
+    if size < TINY_PX and manifest.typical_side_px > SMALL_PICTURE_PX:
+        said.append(
+            f"WARNING: at size {size} px next to nothing is left of pictures that are typically "
+            f"{manifest.typical_side_px} px; {name} is made for {card.default_size_px} px"
+        )
     if not is_own(name):  # what ours admit is known; timm's are asked
         fitted = with_size(name, options, size)
         if fitted != options:

@@ -48,6 +48,35 @@ def test_findings_are_no_failure_unless_strict(verb: Verb, photos: Path) -> None
     assert "1 serious finding: leaks, label conflicts, unreadable files" in done.err
 
 
+def test_a_class_that_is_lost_is_told_of(verb: Verb, photos: Path) -> None:
+    shutil.copy(photos / "ants" / "3.png", photos / "ant.png")
+    for path in (photos / "bees").iterdir():
+        path.unlink()
+    (photos / "bees" / "0.png").symlink_to("0.png")
+    for path in sorted((photos / "ants").iterdir())[1:]:
+        path.unlink()
+    done = verb("check", "photos", "--strict")
+    assert done.code == 1, "a link in a circle cannot be read"
+    assert "1 picture of 1 class\n" in done.out
+    words = " ".join(done.out.split())
+    assert re.search(r"warning class size 3 ants: only 1 picture", words)
+    table = Path("check-photos/check.csv").read_text()
+    assert "the only class with pictures: there is nothing to tell it from" in table
+    assert "class size,warning,,,,,no pictures: bees." in table
+
+
+def test_its_own_output_in_the_source_is_passed_over(
+    verb: Verb, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    for number in ("", "-2"):
+        done = verb("check", ".")
+        assert "40 pictures of 2 classes" in done.out
+        assert "Nothing was found." in done.out
+        assert f"check-photos{number}/check.html" in done.out
+    assert "Passed over, being written by Fieldmark: check-photos." in done.out
+
+
 def test_write_manifest_says_what_went_and_how_to_go_on(verb: Verb, photos: Path) -> None:
     shutil.copy(photos / "ants" / "3.png", photos / "ants" / "x.png")
     done = verb("check", "photos", "--write-manifest", "clean.csv", "--out", "here")

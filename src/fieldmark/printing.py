@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fieldmark.data.check.findings import notes_besides_findings
 from fieldmark.data.parts.groups import below_common_folder
+from fieldmark.data.sources.candidates import counted
 from fieldmark.evaluation.metrics import Metrics
 from fieldmark.evaluation.tables import MOST_CLASSES_IN_TERMINAL, per_class_table, printable
 from fieldmark.types import PARTS, Part, Prediction, Sample
@@ -271,14 +273,14 @@ def print_check(checked: Checked) -> None:
     num = len(manifest.samples)
     unread = num - checked.num_looked_at
     lines = [
-        f"{num:,} pictures of {len(manifest.class_names):,} classes"
+        f"{counted(num, 'picture')} of {counted(len(manifest.class_names), 'class')}"
         + (f", {unread:,} of them unreadable" if unread else ""),
         f"short side {least:,} to {most:,} px, median {median:,}",
         f"mean {_figures(checked.mean)}, std {_figures(checked.std)} (R, G, B)",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
     console.print(_class_counts(manifest))
-    for note in checked.notes:
+    for note in (*checked.notes, *notes_besides_findings(manifest.notes)):
         console.print(note, highlight=False, markup=False, style="dim")
     if not checked.findings:
         console.print("\nNothing was found.", style="green")

@@ -48,8 +48,9 @@ KINDS: Final[dict[Kind, About]] = {
     ),
     "unreadable": About(
         "error",
-        "damaged or truncated: it is left out of every training",
-        "get the file again, or remove it",
+        "damaged, truncated, or closed to you (as a whole folder may be): it is left out of every "
+        "training",
+        "get it again, check its permissions, or remove it",
     ),
     "not a picture": About(
         "warning",
@@ -95,7 +96,7 @@ KINDS: Final[dict[Kind, About]] = {
     ),
     "not looked at": About(
         "note",
-        "it lies where no picture is looked for, or cannot be opened",
+        "it lies where no picture is looked for, or its name or row cannot be used",
         "move it into a class folder if it belongs to one",
     ),
 }
@@ -149,7 +150,7 @@ _NO_PICTURES: Final = (
     "HEIC",
     "Photoshop",
 )
-_NOT_OPENED: Final = ("its name", "folder cannot", "line ", "a folder", "not a regular file")
+_NOT_OPENED: Final = ("its name", "line ", "a folder", "not a regular file")
 
 
 def find_left_out(left_out: Sequence[LeftOut]) -> list[Finding]:
@@ -169,11 +170,23 @@ def _kind_of(reason: str) -> Kind:
     return "not looked at" if reason.startswith(_NOT_OPENED) else "unreadable"
 
 
+# What `scan` notes about whole places, by its first words.
+_PLACES: Final[dict[str, Kind]] = {
+    "Not looked at, ": "not looked at",
+    "Left out, having ": "class size",
+}
+
+
 def find_places_passed_over(notes: Sequence[str]) -> list[Finding]:
-    """Files and folders in which no picture was looked for."""
-    start = "Not looked at, "
+    """Files and folders in which no picture was looked for, and classes in which none was found."""
     return [
-        Finding("not looked at", "", detail=note.removeprefix(start))
+        Finding(kind, "", detail=note.removeprefix(start))
         for note in notes
+        for start, kind in _PLACES.items()
         if note.startswith(start)
     ]
+
+
+def notes_besides_findings(notes: Sequence[str]) -> list[str]:
+    """Those that `find_places_passed_over` makes no finding of."""
+    return [note for note in notes if not note.startswith(tuple(_PLACES))]

@@ -175,6 +175,9 @@ def find_class_sizes(manifest: Manifest) -> list[Finding]:
         for name, count in counts.items()
         if count < FEW_PICTURES
     ]
+    if len(counts) == 1:
+        detail = "the only class with pictures: there is nothing to tell it from"
+        findings.append(Finding("class size", "", *counts, detail=detail))
     largest, smallest = max(counts, key=lambda x: counts[x]), min(counts, key=lambda x: counts[x])
     if counts[largest] >= IMBALANCE * max(1, counts[smallest]):
         detail = (

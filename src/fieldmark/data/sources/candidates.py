@@ -5,9 +5,9 @@ What folders, tables and lists have in common is checked here, once.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final, Literal
 
 from fieldmark.data.parts.groups import merge
@@ -170,4 +170,5 @@ def merge_duplicates(samples: Sequence[Sample]) -> tuple[list[Sample], list[Left
 
 
 def file_key(path: str) -> str:
-    return path if is_named_locator(path) else str(Path(path).resolve())
+    # Path.resolve raises for links in a circle.
+    return path if is_named_locator(path) else os.path.realpath(path)

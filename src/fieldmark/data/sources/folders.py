@@ -19,6 +19,7 @@ from fieldmark.data.sources.listing import (
     some,
     walk,
 )
+from fieldmark.data.sources.own import own_tables
 from fieldmark.errors import SourceError
 from fieldmark.types import PARTS, LeftOut, Part, Sample
 
@@ -28,12 +29,17 @@ _CSV: Final = "write a CSV with the columns path,label"
 
 @dataclass
 class Findings:
-    """What a walk through class folders collects."""
+    """What a walk through class folders collects.
+
+    Attributes:
+        own: folders that Fieldmark wrote, which were passed over.
+    """
 
     samples: list[Sample] = field(default_factory=list)
     class_names: set[str] = field(default_factory=set)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    own: set[Path] = field(default_factory=set)
 
 
 def find_in_folders(root: Path, depth: int) -> Findings:
@@ -46,16 +52,21 @@ def find_in_folders(root: Path, depth: int) -> Findings:
     Raises:
         SourceError: there are no class folders so far down, or they cannot be the classes.
     """
-    folders, files = list_folder(root)
-    parts = {name: PART_WORDS[name.lower()] for name in folders if name.lower() in PART_WORDS}
     found = Findings()
+    folders, files = list_folder(root, found.own)
+    parts = {name: PART_WORDS[name.lower()] for name in folders if name.lower() in PART_WORDS}
     # Two such names, or nothing else: nobody calls two classes "train" and "val".
     if len(parts) > 1 or (parts and len(parts) == len(folders)):
         _walk_parts(root, folders, parts, depth, found)
     else:
         _walk_classes(root, "", depth, found)
-    if files and folders:
-        found.notes.append(f"Not looked at, lying outside the class folders: {some(files)}.")
+    tables = own_tables(root, files)
+    strays = [name for name in files if name not in tables]
+    if strays and folders:
+        found.notes.append(f"Not looked at, lying outside the class folders: {some(strays)}.")
+    if found.own:
+        names = sorted(str(path.relative_to(root)) for path in found.own)
+        found.notes.append(f"Passed over, being written by Fieldmark: {some(names)}.")
     return found
 
 
@@ -95,7 +106,7 @@ def _walk_parts(
 
 
 def _walk_classes(root: Path, part: Part | Literal[""], depth: int, found: Findings) -> None:
-    folders, files = list_folder(root)
+    folders, files = list_folder(root, found.own)
     if not folders:
         raise SourceError(
             "this folder holds no class folders"
@@ -108,7 +119,7 @@ def _walk_classes(root: Path, part: Part | Literal[""], depth: int, found: Findi
     _check_level(root, classes, depth)
     for folder in classes:
         found.class_names.add(folder.name)
-        for path in walk(folder, set(), found.left_out):
+        for path in walk(folder, set(), found.left_out, found.own):
             found.samples.append(Sample(path, folder.name, part))
     _say_merged(root, classes, found)
 
@@ -120,7 +131,7 @@ def _class_folders(root: Path, folders: list[str], depth: int, found: Findings) 
         deeper: list[Path] = []
         for folder in level:
             try:
-                inside, files = entries_of(folder)
+                inside, files = entries_of(folder, found.own)
             except OSError as error:
                 found.left_out.append(cannot_open(folder, error))
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from fieldmark.runtime import Runtime
 from fieldmark.types import Sample
 
 Source = str | Path | Manifest | Iterable[Any]
+UNNAMED = "pictures"  # handed over in Python
 NUM_CLASSES_NAMED = 12  # of a model, in an error
 
 
@@ -32,7 +34,7 @@ def source_words(source: Source | None) -> str | None:
     """How a recipe names a source; pictures handed over in Python have no name."""
     if source is None:
         return None
-    return str(source) if isinstance(source, str | Path) else "pictures"
+    return str(source) if isinstance(source, str | Path) else UNNAMED
 
 
 def find_samples(
@@ -68,10 +70,18 @@ def look_for_copies(manifest: Manifest, recipe: Recipe, progress: Progress) -> M
         return manifest
     quick = quick_check(manifest, progress)
     for line in quick.warnings:
-        progress.say(line)
+        progress.say(line.replace("check SOURCE", f"check {_as_typed(recipe)}"))
     if not quick.together:
         return manifest
     return replace(manifest, samples=merge(manifest.samples, quick.together))
+
+
+def _as_typed(recipe: Recipe) -> str:
+    """The source as a command takes it, with its depth."""
+    if recipe.source == UNNAMED:
+        return "SOURCE"
+    depth = recipe.data.depth
+    return shlex.quote(recipe.source) + (f" --depth {depth}" if depth > 1 else "")
 
 
 def make_loaders(

@@ -10,6 +10,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,76 @@ def test_full_disk_is_said_and_leaves_no_half_of_a_model(
     assert "model.safetensors" not in left
     assert not [name for name in left if name.startswith(".")]
     assert "history.csv" in left
+
+
+# What keeps a verb busy for a while, once its hidden folder is there.
+SLOW = """
+import time
+from fieldmark import {module} as module
+def sleepy(*words, **more):
+    print("begun", flush=True)
+    time.sleep(60)
+module.{function} = sleepy
+from fieldmark.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process at once")
+@pytest.mark.parametrize(
+    ("words", "module", "function"),
+    [
+        (("split", "photos", "out"), "partition", "_write_origins"),
+        (("check", "photos", "--out", "out"), "inspection", "write_check_page"),
+    ],
+    ids=["split", "check"],
+)
+def test_sigterm_leaves_nothing_behind(
+    photos: Path, tmp_path: Path, words: tuple[str, ...], module: str, function: str
+) -> None:
+    """As `docker stop` and batch systems end a process."""
+    program = SLOW.format(module=module, function=function)
+    with subprocess.Popen(
+        (sys.executable, "-c", program, *words),
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "begun\n":
+                break
+        else:
+            pytest.fail(f"it ended by itself: {process.communicate()}")
+        assert [path for path in tmp_path.iterdir() if path.name.startswith(".out.")]
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err == "stopped by SIGTERM\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_sigterm_is_taken_over_only_where_nobody_else_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(cli, "app", lambda: found.append(signal.getsignal(signal.SIGTERM)))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        cli.main()
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "else cleaning up may break off"
+        cli.main()  # as under nohup
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        thread = threading.Thread(target=cli.main)
+        thread.start()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == [handler, signal.SIG_IGN, signal.SIG_DFL]

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import fieldmark
+from fieldmark import inspection
 from fieldmark.errors import OutputError, SourceError
 from fieldmark.progress import Silent
 from support.photos import cropped, photo
@@ -145,6 +146,47 @@ def test_nothing_is_overwritten(source: Path, tmp_path: Path) -> None:
         )
     assert not (tmp_path / "other").exists()
     assert (tmp_path / "clean.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_check_that_ends_early_leaves_nothing_and_may_begin_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    if is_there:
+        (tmp_path / "out").mkdir()
+
+    def stopped(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "write_check_page", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path)
+    left = sorted(path.name for path in tmp_path.rglob("*") if source not in path.parents)
+    assert left == (["out", "photos"] if is_there else ["photos"])
+    done = run(source, tmp_path)
+    assert sorted(path.name for path in done.path.iterdir()) == ["check.csv", "check.html"]
+
+
+@pytest.mark.parametrize(
+    ("out", "clean", "told"),
+    [
+        ("new", "new", "cannot both be this"),
+        ("new/", "./new", "cannot both be this"),
+        ("file", "clean.csv", "exists already"),
+        ("new", "file", "exists already"),
+        ("new", "photos", "exists already"),
+    ],
+)
+def test_places_are_refused_before_the_work(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, clean: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inspection, "scan", lambda *words, **more: pytest.fail("worked"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=told):
+        fieldmark.check("photos", out=out, clean_manifest=clean, progress=Silent())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photos"]
 
 
 def test_results_go_to_the_next_free_directory(

@@ -6,6 +6,7 @@ import io
 import sys
 from typing import TextIO
 
+from fieldmark.cli.stopping import end_on_sigterm
 from fieldmark.cli.verbs import app
 
 __all__ = ["app", "main"]
@@ -15,6 +16,7 @@ def main() -> None:
     """What the `fieldmark` command runs."""
     for stream in (sys.stdout, sys.stderr):
         _speak_any_script(stream)
+    end_on_sigterm()
     app()
 
 

@@ -48,6 +48,7 @@ from fieldmark.cli.options import (
     example,
     program,
 )
+from fieldmark.cli.stopping import TERMINATED, Terminated
 from fieldmark.cli.weights import weights_app
 from fieldmark.errors import FieldmarkError
 from fieldmark.progress import console_progress
@@ -67,6 +68,8 @@ class Verbs(TyperGroup):
             sys.stdout.flush()  # a closed pipe shows here, and not when Python ends
         except FieldmarkError as error:
             _fail(str(error), USER_ERROR)
+        except Terminated:
+            _fail("stopped by SIGTERM", TERMINATED)
         except KeyboardInterrupt:
             _fail("stopped by Ctrl-C", INTERRUPTED)
         except BrokenPipeError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fieldmark.auto import settle_augment
 from fieldmark.data import loader as loader_module
+from fieldmark.data.augment import policy as policy_module
 from fieldmark.data.loader import Batch, EvalLoader, TrainLoader, batch_generator
 from fieldmark.data.pixels.form import Form
 from fieldmark.data.pixels.store import PixelStore, store_of
@@ -121,16 +122,32 @@ def test_an_epoch_that_begins_at_its_end_is_over_at_once() -> None:
     assert list(loader.epoch(0, start=len(loader))) == []
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
+@pytest.mark.parametrize("policy", ["none", "trivialaugment", "randaugment"])
+def test_the_number_of_threads_changes_nothing(policy: Literal["none", "trivialaugment"]) -> None:
     before = torch.get_num_threads()
+    augment = replace(STRONG, policy=policy)
     epochs = []
     try:
-        for threads in (1, 3):
+        for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            epochs.append(list(train_loader(make_store(11, whole=True), augment=STRONG).epoch(1)))
+            loader = train_loader(make_store(31, whole=True), augment=augment, batch_size=10)
+            epochs.append(list(loader.epoch(1)))
     finally:
         torch.set_num_threads(before)
-    assert_same(*epochs)
+    for epoch in epochs[1:]:
+        assert_same(epoch, epochs[0])
+
+
+def test_a_policy_works_in_the_threads_that_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set[str]()
+
+    def watched(picture: Any, op: Any, fill: Any) -> Any:
+        threads.add(threading.current_thread().name.rsplit("_", 1)[0])
+        return picture
+
+    monkeypatch.setattr(policy_module, "apply_op", watched)
+    list(train_loader(make_store(11, whole=True), augment=STRONG).epoch(0))
+    assert threads == {"fieldmark-augment"}
 
 
 def test_the_training_threads_random_numbers_are_left_alone() -> None:

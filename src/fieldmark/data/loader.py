@@ -32,7 +32,7 @@ from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess
 
 PREFETCH: Final = 2  # batches ahead; more only takes memory
-MOST_THREADS: Final = 8  # of those that crop the pictures of one batch
+MOST_THREADS: Final = 8  # of those that crop and change the pictures of one batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,9 @@ class TrainLoader:
         # + 1: SeedSequence takes (seed, epoch) and (seed, epoch, 0) for the same.
         generator = batch_generator(self.seed, epoch, position + 1)
         images_bchw = self._crop(indices_b.tolist(), generator, run, room_bchw)
-        images_bchw = augment_batch(images_bchw, self.augment, generator, fill=self.preprocess.mean)
+        images_bchw = augment_batch(
+            images_bchw, self.augment, generator, fill=self.preprocess.mean, run=run
+        )
         images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
         labels_b = self.runtime.place(self.labels_n[indices_b])
         images_bchw, targets = mix_by_recipe(

@@ -389,6 +389,39 @@ def test_tables_and_links_into_the_cache_are_warned_of(
         assert bool(warned) == (form != "copy")
 
 
+# Names of classes ---------------------------------------------------------------------------------
+
+
+def test_a_class_with_a_slash_is_divided_under_its_name(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"cat": "mammals/cat", "dog": "dog"}
+    rows = [f"{path},{named[path.parent.name]}" for path in sorted(photos.rglob("*.png"))]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    said = Said()
+    done = divide(tmp_path / "t.csv", tmp_path / "p", progress=said)
+    (line,) = (line for line in said.lines if "mammals" in line)
+    assert "'mammals/cat' in mammals_cat/" in line
+    assert f"{tmp_path / 'p' / 'manifest.csv'} keeps the names" in line
+    assert scan(done.path).class_names == ("dog", "mammals_cat")
+    table = scan(done.tables[0])
+    assert table.class_names == done.manifest.class_names == ("dog", "mammals/cat")
+    assert contents(table) == contents(done.manifest)
+
+
+def test_a_class_that_cannot_be_a_folder_is_refused_before_the_pictures_are_looked_at(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"{path},.{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    with monkeypatch.context() as patch:
+        patch.setattr(partition, "quick_check", lambda *words, **more: pytest.fail("looked"))
+        with pytest.raises(OutputError, match="cannot be a folder's"):
+            divide(tmp_path / "t.csv", tmp_path / "p", near_duplicates=True)
+    done = divide(tmp_path / "t.csv", tmp_path / "p.csv", form="manifest")
+    assert done.manifest.class_names == (".cat", ".dog")
+
+
 # Words --------------------------------------------------------------------------------------------
 
 

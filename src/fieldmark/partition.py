@@ -18,6 +18,7 @@ from fieldmark.data.parts.materialize import (
     Form,
     Placed,
     check_room,
+    class_folders,
     moved,
     plan_places,
     write_pictures,
@@ -25,6 +26,7 @@ from fieldmark.data.parts.materialize import (
 from fieldmark.data.parts.split import given_parts, notes_on_leaks
 from fieldmark.data.parts.split import split as draw_parts
 from fieldmark.data.sources.candidates import counted
+from fieldmark.data.sources.listing import some
 from fieldmark.data.sources.scan import scan
 from fieldmark.download import cache_directory
 from fieldmark.errors import FieldmarkError, OutputError, RecipeError, SourceError
@@ -82,9 +84,10 @@ def split(
 
     Args:
         source: as `train` takes it.
-        out: a folder `out/PART/CLASS/...` with a `manifest.csv` that tells where each picture came
-            from, and a `left_out.csv` where files could not be used; or a CSV
-            `path,label,split,group`. With folds, a folder of `fold-1` or `fold-1.csv` and so on.
+        out: a folder `out/PART/CLASS/...` (with `_` for `/` in a class) with a `manifest.csv` that
+            tells where each picture came from, and a `left_out.csv` where files could not be used;
+            or a CSV `path,label,split,group`. With folds, a folder of `fold-1` or `fold-1.csv` and
+            so on.
         val, test: shares of each class; None is 0.1. Either may be 0. With folds, `val` is a share
             of what is not tested, and there is no `test`.
         form: "copy" writes pictures, "link" links to them, "manifest" writes tables alone. None
@@ -112,6 +115,8 @@ def split(
 
     manifest = scan(source, depth=depth, progress=progress)
     _check_given(manifest, redraw=redraw, keep_parts=keep_parts)
+    if form != "manifest":
+        _say_other_names(manifest, out if folds is None else out / "fold-N", progress)
     if not keep_parts:
         samples = tuple(replace(sample, part="") for sample in manifest.samples)
         manifest = replace(manifest, samples=samples)
@@ -213,6 +218,17 @@ def _with_groups(
         samples = merge(samples, checked.together)
         notes += [line for line in checked.warnings if line.startswith(("WARNING", "note"))]
     return replace(manifest, samples=samples, notes=tuple(notes))
+
+
+def _say_other_names(manifest: Manifest, out: Path, progress: Progress) -> None:
+    """Tell of classes whose folders have other names; refuses classes that cannot have any."""
+    folders = class_folders(manifest.class_names)
+    others = [f"{label!r} in {name}/" for label, name in folders.items() if name != label]
+    if others:
+        progress.say(
+            f"Folders have no / or \\ in their names: {some(others)}. {out / MANIFEST_NAME} keeps "
+            "the names of the classes; train on it to have them."
+        )
 
 
 def _say_where_they_stay(manifest: Manifest, what: str, progress: Progress) -> None:

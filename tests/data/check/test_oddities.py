@@ -84,7 +84,10 @@ def test_a_line_in_a_small_picture_is_a_subject(usual: Look) -> None:
         ("a.tiff", "TIFF", False),
         ("a.bmp", "DIB", False),
         ("a", "PNG", False),  # promises nothing
-        ("a.photo", "PNG", False),
+        ("a.photo", "PNG", True),
+        ("a.txt", "PNG", True),  # read here, passed over by programs that go by names
+        ("film.0012", "PNG", False),
+        ("5.2 m, from below", "PNG", False),
         ("a.jpg", "PNG", True),
         ("a.png", "WEBP", True),
         ("train-images-idx3-ubyte.png#4", "", False),  # inside a bundle

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fieldmark.data.parts import materialize
-from fieldmark.data.parts.materialize import check_room, moved, plan_places, write_pictures
+from fieldmark.data.parts.materialize import (
+    check_room,
+    class_folders,
+    moved,
+    plan_places,
+    write_pictures,
+)
+from fieldmark.data.sources.known import KNOWN_SETS
 from fieldmark.data.sources.named import load_named
 from fieldmark.errors import OutputError
 from fieldmark.progress import Silent
@@ -96,11 +104,56 @@ def test_pixels_of_a_bundle_are_written_as_png(tmp_path: Path) -> None:
             assert (np.asarray(picture) == load_named("digits").images[3]).all()
 
 
-@pytest.mark.parametrize("label", ["a/b", "..", ".hidden", "a\\b", "n" * 256])
+@pytest.mark.parametrize("label", ["..", ".hidden", "./a", "a\0b", "n" * 256])
 def test_classes_that_cannot_be_folders(label: str) -> None:
     with pytest.raises(OutputError, match="cannot be a folder's") as caught:
         plan_places([Sample("digits#3", label, "train")])
-    assert "--manifest" in str(caught.value)
+    assert "fieldmark split SOURCE NAME.csv --manifest" in str(caught.value)
+
+
+def test_a_class_with_slashes_gets_a_folder_without_and_keeps_its_name(tmp_path: Path) -> None:
+    files = files_of(tmp_path / "in", "x/1.jpg", "x/2.jpg")
+    samples = [
+        replace(files[0], label="T-shirt/top", part="train"),
+        replace(files[1], label="a\\b", part="train"),
+    ]
+    placed, _ = plan_places(samples)
+    assert [item.name for item in placed] == ["train/T-shirt_top/1.jpg", "train/a_b/2.jpg"]
+    assert [sample.label for sample in moved(placed, tmp_path / "out")] == ["T-shirt/top", "a\\b"]
+
+
+def test_every_known_data_set_can_be_divided_into_folders() -> None:
+    for known in KNOWN_SETS.values():
+        folders = class_folders(known.class_names)
+        assert len(set(folders.values())) == len(known.class_names)
+    assert class_folders(KNOWN_SETS["fashion-mnist"].class_names)["T-shirt/top"] == "T-shirt_top"
+
+
+@pytest.mark.parametrize("labels", [("a/b", "a_b"), ("a/b", "a\\b"), ("A/b", "a_B")])
+def test_classes_that_would_share_a_folder(labels: tuple[str, str]) -> None:
+    with pytest.raises(OutputError, match="would share a folder") as caught:
+        class_folders(labels)
+    assert all(repr(label) in str(caught.value) for label in labels)
+
+
+def test_classes_that_differ_in_capitals_share_no_file_name(tmp_path: Path) -> None:
+    """On the disks of Windows and macOS they share a folder."""
+    placed, _ = plan_places(files_of(tmp_path / "in", "Ants/1.jpg", "ants/1.jpg", "ants/1.JPG"))
+    names = [item.name.partition("/")[2] for item in placed]
+    assert len({name.casefold() for name in names}) == 3
+    assert {name.partition("/")[0] for name in names} == {"Ants", "ants"}
+
+
+@pytest.mark.parametrize("source", ["file", "digits#3"])
+def test_nothing_is_written_over_another_picture(tmp_path: Path, source: str) -> None:
+    (sample,) = files_of(tmp_path / "in", "a/1.jpg")
+    placed, _ = plan_places([sample if source == "file" else Sample(source, "a", "train")])
+    there = tmp_path / "out" / placed[0].name
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+    with pytest.raises(FileExistsError):
+        write_pictures(placed, tmp_path / "out", "copy", Silent())
+    assert there.read_text() == "mine"
 
 
 def test_a_file_that_is_gone_or_fails_in_the_middle_is_left_out(

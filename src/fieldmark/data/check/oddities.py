@@ -4,6 +4,7 @@ found: in a set of icons an icon is nothing odd."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ MAX_OUTLIERS: Final = 20
 MIN_FOR_OUTLIERS: Final = 30
 FEW_PICTURES: Final = 20
 IMBALANCE: Final = 10.0  # pictures of the largest class for one of the smallest
+_ENDING: Final = re.compile(r"\.(?=.*[a-z])[a-z0-9_]{1,10}")  # `.txt`, not the `.0012` of a film
 _SAME_FORMAT: Final = {"MPO": "JPEG", "DIB": "BMP"}
 
 
@@ -60,7 +62,7 @@ def find_blank(seen: Seen) -> list[Finding]:
 
 
 def find_wrong_endings(seen: Seen) -> list[Finding]:
-    """Files whose name promises a format that they do not have."""
+    """Files whose name promises a format that they do not have, or no picture at all."""
     Image.init()
     promised = Image.registered_extensions()
     findings = []
@@ -68,7 +70,7 @@ def find_wrong_endings(seen: Seen) -> list[Finding]:
         if not look.format:  # inside a bundle
             continue
         ending = Path(sample.path).suffix.lower()
-        said = promised.get(ending)
+        said = promised.get(ending, ending if _ENDING.fullmatch(ending) else None)
         if said is not None and _plain(said) != _plain(look.format):
             detail = f"named {ending}, is a {look.format}"
             findings.append(finding_of("wrong ending", sample, detail))

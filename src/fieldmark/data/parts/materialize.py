@@ -21,6 +21,7 @@ from fieldmark.progress import Progress, size
 from fieldmark.types import LeftOut, Sample
 
 Form = Literal["copy", "link"]
+_AS_TABLE: Final = "write a table, which takes any name: fieldmark split SOURCE NAME.csv --manifest"
 _CHUNK: Final = 1 << 20
 _BLOCK: Final = 4096  # what a file takes on a disk is a whole number of these
 _HASHED: Final = re.compile(r"(?P<bundle>.+)#(?P<index>\d+)", re.DOTALL)
@@ -40,7 +41,7 @@ class Placed:
 
     Attributes:
         sample: as it was found.
-        name: PART/CLASS/FILE, with forward slashes.
+        name: PART/FOLDER/FILE, with forward slashes; the folder is that of the class.
         kind: a file of its own; the bytes of one inside another file; or an array of pixels, which
             is written as PNG.
         num_bytes: what it takes at most.
@@ -52,19 +53,42 @@ class Placed:
     num_bytes: int
 
 
+def class_folders(labels: Iterable[str]) -> dict[str, str]:
+    """The folder of each class: its name, with `_` for each `/` and `\\`.
+
+    Raises:
+        OutputError: a class name cannot be a folder's, or two would share one by that.
+    """
+    folders = {label: re.sub(r"[/\\]", "_", label) for label in sorted(set(labels))}
+    by_folder: dict[str, str] = {}
+    for label, folder in folders.items():
+        _check_folder_name(label, folder)
+        other = by_folder.setdefault(folder.casefold(), label)
+        if other != label and (folder != label or folders[other] != other):
+            raise OutputError(
+                "two classes would share a folder, in which / and \\ become _",
+                given=f"{other!r} and {label!r}",
+                fix=f"rename one of them in the CSV, or {_AS_TABLE}",
+            )
+    return folders
+
+
 def plan_places(samples: Iterable[Sample]) -> tuple[list[Placed], list[LeftOut]]:
     """Names for all pictures, and those that are not there any more.
 
     A class has no name twice, not even in two parts or in capitals: of two files of one name the
-    second becomes `NAME-2.jpg`. The order of the samples makes no difference.
+    second becomes `NAME-2.jpg`. The same holds for classes that differ in capitals alone, which
+    share a folder on the disks of Windows and macOS. The order of the samples makes no difference.
 
     Raises:
-        OutputError: a class name cannot be a folder's.
+        OutputError: as of `class_folders`.
     """
     placed, left_out = [], []
     taken: set[tuple[str, str]] = set()
-    for sample in sorted(samples, key=lambda sample: sample.path):
-        _check_folder_name(sample.label)
+    samples = sorted(samples, key=lambda sample: sample.path)
+    folders = class_folders(sample.label for sample in samples)
+    for sample in samples:
+        place = folders[sample.label].casefold()
         try:
             kind, num_bytes, file_name = _look_at(sample.path)
         except PictureError as error:
@@ -72,11 +96,11 @@ def plan_places(samples: Iterable[Sample]) -> tuple[list[Placed], list[LeftOut]]
             continue
         stem, ending = PurePosixPath(file_name).stem, PurePosixPath(file_name).suffix
         free, number = file_name, 1
-        while (sample.label, free.casefold()) in taken:
+        while (place, free.casefold()) in taken:
             number += 1
             free = f"{stem}-{number}{ending}"
-        taken.add((sample.label, free.casefold()))
-        name = str(PurePosixPath(sample.part, sample.label, free))
+        taken.add((place, free.casefold()))
+        name = str(PurePosixPath(sample.part, folders[sample.label], free))
         placed.append(Placed(sample, name, kind, num_bytes))
     return placed, left_out
 
@@ -170,14 +194,15 @@ def _bundle_name(path: str, ending: str) -> str:
     return f"{stem}-{int(found['index']):05d}{ending}"
 
 
-def _check_folder_name(label: str) -> None:
-    odd = re.search(r"[/\\\0]", label) or (os.name == "nt" and re.search(r'[<>:"|?*]|[. ]$', label))
-    if odd or label.startswith(".") or len(os.fsencode(label)) > 255:
+def _check_folder_name(label: str, folder: str) -> None:
+    odd = "\0" in label or (os.name == "nt" and re.search(r'[<>:"|?*]|[. ]$', label))
+    if odd or folder.startswith(".") or len(os.fsencode(folder)) > 255:
         raise OutputError(
             "this class name cannot be a folder's",
             given=repr(label),
-            valid="no / or \\, no dot in front, 255 bytes at most",
-            fix="rename the class in the CSV, or write a table instead: --manifest",
+            valid="no dot in front, 255 bytes at most"
+            + ', none of <>:"|?*, no dot or blank at the end' * (os.name == "nt"),
+            fix=f"rename the class in the CSV, or {_AS_TABLE}",
         )
 
 
@@ -187,7 +212,7 @@ def _copy(source: Path, target: Path) -> None:
         stream = source.open("rb")
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
-    with stream, target.open("wb") as out:
+    with stream, target.open("xb") as out:  # never over another picture
         while chunk := _read(stream):
             out.write(chunk)
         status = os.fstat(stream.fileno())
@@ -205,11 +230,13 @@ def _write_bundled(item: Placed, target: Path) -> None:
     if item.kind == "encoded":
         encoded = read_encoded(item.sample.path)
         assert encoded is not None, item
-        target.write_bytes(encoded)
+        with target.open("xb") as out:
+            out.write(encoded)
         return
     pixels = read_bundled(item.sample.path)
     assert pixels is not None, item
-    Image.fromarray(pixels).save(target, "PNG")
+    with target.open("xb") as out:
+        Image.fromarray(pixels).save(out, "PNG")
 
 
 class _Linker:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from fieldmark.data.check.quick import quick_check
+from fieldmark.data.check.quick import QuickCheck, quick_check
 from fieldmark.data.left_out import say_left_out
 from fieldmark.data.manifest import Manifest, write_manifest
 from fieldmark.data.parts.folds import make_folds
@@ -120,8 +120,12 @@ def split(
     if not keep_parts:
         samples = tuple(replace(sample, part="") for sample in manifest.samples)
         manifest = replace(manifest, samples=samples)
-    manifest = _with_groups(manifest, group_by, near_duplicates, progress)
     val, test = FRACTION if val is None else val, FRACTION if test is None else test
+    shares: tuple[float, ...] = ()
+    if not keep_parts:
+        one_fold = 1 / max(2, folds or 2)
+        shares = (1 - val - test, val, test) if folds is None else (1 - one_fold, one_fold)
+    manifest, quick = _with_groups(manifest, group_by, near_duplicates, shares, progress)
     drawn: tuple[Manifest, ...]
     if keep_parts:
         notes = (*manifest.notes, "The source's parts are kept.", *notes_on_leaks(manifest.samples))
@@ -132,7 +136,7 @@ def split(
         drawn = (
             draw_parts(manifest, val_fraction=val, test_fraction=test, seed=seed, needs_val=False),
         )
-    for note in drawn[0].notes:
+    for note in (*drawn[0].notes, *_notes_on_films(quick, drawn)):
         progress.say(note)
 
     try:
@@ -207,17 +211,33 @@ def _fold_names(num_folds: int, ending: str) -> tuple[str, ...]:
 
 
 def _with_groups(
-    manifest: Manifest, pattern: str, near_duplicates: bool, progress: Progress
-) -> Manifest:
+    manifest: Manifest,
+    pattern: str,
+    near_duplicates: bool,
+    shares: Sequence[float],
+    progress: Progress,
+) -> tuple[Manifest, QuickCheck | None]:
     samples, notes = manifest.samples, list(manifest.notes)
+    quick = None
     if pattern:
         samples, said = group_by_path(samples, pattern)
         notes += said
     if near_duplicates:
-        checked = quick_check(replace(manifest, samples=samples), progress)
-        samples = merge(samples, checked.together)
-        notes += [line for line in checked.warnings if line.startswith(("WARNING", "note"))]
-    return replace(manifest, samples=samples, notes=tuple(notes))
+        quick = quick_check(replace(manifest, samples=samples), progress, shares=shares)
+        samples = merge(samples, quick.together)
+        notes += [line for line in quick.warnings if line.startswith(("WARNING", "note"))]
+    return replace(manifest, samples=samples, notes=tuple(notes)), quick
+
+
+def _notes_on_films(quick: QuickCheck | None, drawn: Sequence[Manifest]) -> list[str]:
+    """What became of the chains that had to be cut."""
+    if quick is None or not (apart := max(quick.num_apart(m.samples) for m in drawn)):
+        return []
+    most = ", in the worst of the folds" if len(drawn) > 1 else ""
+    return [
+        f"WARNING: {counted(apart, 'pair')} of pictures nearly alike: one in another part than "
+        f"the other{most}."
+    ]
 
 
 def _say_other_names(manifest: Manifest, out: Path, progress: Progress) -> None:

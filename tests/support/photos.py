@@ -19,6 +19,12 @@ def photo(seed: int, width: int = 240, height: int = 180) -> Image.Image:
     return Image.fromarray((128 + result / 1.5).clip(0, 255).astype(np.uint8))
 
 
+def film(seed: int, num_frames: int, step_px: int = 6) -> list[Image.Image]:
+    """A view that moves over a larger photo."""
+    whole = photo(seed, 240 + step_px * num_frames, 180)
+    return [whole.crop((step_px * i, 0, step_px * i + 240, 180)) for i in range(num_frames)]
+
+
 def through(picture: Image.Image, file_format: str, **words: int) -> Image.Image:
     """Written as a file of that format, and read again."""
     stream = io.BytesIO()

@@ -13,6 +13,7 @@ from fieldmark.data.check.quick import quick_check
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_samples
 from fieldmark.data.parts.groups import group_by, merge
+from fieldmark.data.parts.split import shares_to_draw
 from fieldmark.data.prepare import PreparedData
 from fieldmark.data.sources.scan import scan
 from fieldmark.errors import (
@@ -68,7 +69,14 @@ def look_for_copies(manifest: Manifest, recipe: Recipe, progress: Progress) -> M
     """
     if not recipe.data.quick_check:
         return manifest
-    quick = quick_check(manifest, progress)
+    data = recipe.data
+    shares = shares_to_draw(
+        manifest.samples,
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        val_is_val=data.val_is_val,
+    )
+    quick = quick_check(manifest, progress, shares=shares)
     for line in quick.warnings:
         progress.say(line.replace("check SOURCE", f"check {_as_typed(recipe)}"))
     if not quick.together:

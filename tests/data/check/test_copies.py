@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from scipy.sparse.csgraph import connected_components
 from fieldmark.data.check import copies
 from fieldmark.data.check.copies import Copies, find_copies, near_pairs
 from fieldmark.data.check.looks import Look, look_at
+from fieldmark.data.check.marks import Marks
 from fieldmark.data.memory import Memory
 from fieldmark.data.pictures import open_picture
 from fieldmark.errors import PictureError
 from fieldmark.progress import Silent
-from support.photos import COPIES, photo, through
+from support.photos import COPIES, film, photo, through
 
 NUM = 16
 
@@ -35,7 +37,7 @@ def looks_of(pictures: list[Image.Image], folder: Path) -> list[Look | PictureEr
     for number, picture in enumerate(pictures):
         paths.append(str(folder / f"{number}.png"))
         picture.save(paths[-1], compress_level=1)
-    return look_at(paths, Silent(), memory=Memory(folder / "memory.sqlite"))
+    return [*look_at(paths, Silent(), memory=Memory(folder / "memory.sqlite"))]
 
 
 @pytest.fixture(scope="module")
@@ -108,33 +110,81 @@ def test_empty_pictures_are_not_compared_by_their_noise(tmp_path: Path) -> None:
     assert find_copies(looks_of(flat, tmp_path), Silent()).together() == ()
 
 
+def marks_of(pictures: list[Image.Image], folder: Path) -> Marks:
+    marks = Marks()
+    for look in looks_of(pictures, folder):
+        assert isinstance(look, Look)
+        assert look.signature is not None
+        marks.add(look.signature, is_plain=False)
+    return marks
+
+
 def test_how_many_rows_are_compared_at_once_makes_no_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [photo(s) for s in range(9)]
     pictures += [p.resize((200, 150)) for p in pictures[:4]]
     pictures += [p.crop((6, 6, 230, 170)) for p in pictures[2:6]]
-    signatures = [x.signature for x in looks_of(pictures, tmp_path) if isinstance(x, Look)]
-    plain = [False] * len(signatures)
-    wanted = near_pairs(signatures, plain, Silent())
+    marks = marks_of(pictures, tmp_path)
+    wanted = near_pairs(marks, Silent())
     assert {(0, 9), (1, 10), (4, 15), (5, 16)} <= set(wanted[0])
     monkeypatch.setattr(copies, "_TABLE", 60)
     monkeypatch.setattr(copies, "_ALIGNED_AT_ONCE", 3)
     monkeypatch.setattr(copies, "_PAIRS_AT_ONCE", 2)
-    assert near_pairs(signatures, plain, Silent()) == wanted
+    assert near_pairs(marks, Silent()) == wanted
 
 
 def test_too_many_pairs_to_align_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [photo(7), photo(7).crop((7, 7, 230, 170)), photo(7).crop((1, 4, 226, 166))]
-    signatures = [x.signature for x in looks_of(pictures, tmp_path) if isinstance(x, Look)]
-    plain = [False] * 3
-    pairs, untried = near_pairs(signatures, plain, Silent())
+    marks = marks_of(pictures, tmp_path)
+    pairs, untried = near_pairs(marks, Silent())
     assert (len(pairs), untried) == (3, 0)
     monkeypatch.setattr(copies, "MAX_ALIGNMENTS", 1)
-    assert near_pairs(signatures, plain, Silent())[1] == 2
-    assert near_pairs(signatures[:1], plain[:1], Silent()) == ([], 0)
+    assert near_pairs(marks, Silent())[1] == 2
+    assert near_pairs(marks_of(pictures[:1], tmp_path), Silent()) == ([], 0)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0.7, 0.75, 0.8, 0.9]), max_size=30), min_size=1, max_size=9)
+)
+def test_the_likeliest_pairs_are_those_of_a_sort_of_all(blocks: list[list[float]]) -> None:
+    """Equal ones in the order they came; however often what lies behind is dropped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copies, "MAX_ALIGNMENTS", 2)
+        likeliest, number = copies._Likeliest(), 0
+        for block in blocks:
+            i = np.arange(number, number + len(block))
+            likeliest.add(i, i + 1, np.array(block, np.float32))
+            number += len(block)
+        i, j, num_dropped = likeliest.taken()
+    values = [value for block in blocks for value in block]
+    wanted = sorted(range(number), key=lambda k: -values[k])[:2]
+    assert (i.tolist(), (j - i).tolist()) == (wanted, [1] * len(wanted))
+    assert num_dropped == number - len(wanted)
+
+
+def test_of_a_huge_set_identical_pictures_alone_are_found_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [photo(1), photo(1), photo(1).resize((200, 150)), photo(2)]
+    monkeypatch.setattr(copies, "MAX_COMPARED", 3)
+    assert find_copies(looks_of(pictures, tmp_path), Silent()).together() == ((0, 1, 2),)
+    monkeypatch.setattr(copies, "MAX_COMPARED", 2)
+    found = find_copies(looks_of(pictures, tmp_path), Silent())
+    assert found.together() == ((0, 1),)
+    assert copies.uncompared(found) == (
+        "4 pictures are more than the 2 that can be compared in minutes: identical ones are "
+        "found, near-duplicates are not looked for."
+    )
+
+
+def test_compared_looks_come_without_their_signatures(tmp_path: Path) -> None:
+    looks = [*looks_of([photo(1), photo(1), photo(2)], tmp_path), PictureError("truncated")]
+    found, kept = copies.compare(iter(looks), Silent())
+    assert found == find_copies(looks, Silent())
+    assert kept == [*(replace(look, signature=None) for look in looks[:3]), looks[3]]
 
 
 @given(st.data())
@@ -160,19 +210,12 @@ def test_together_are_the_connected_pictures(data: st.DataObject) -> None:
     assert sorted(found) == sorted(group for group in wanted if len(group) > 1)
 
 
-def test_a_film_is_cut_where_it_would_glue_a_set(tmp_path: Path) -> None:
-    """Each frame is like the next and the first is not like the last."""
-    whole = photo(8, 700, 180)
-    frames = [whole.crop((6 * i, 0, 6 * i + 240, 180)) for i in range(40)]
-    found = find_copies(looks_of(frames, tmp_path), Silent())
+def test_each_frame_of_a_film_is_like_the_next_and_the_first_is_not_like_the_last(
+    tmp_path: Path,
+) -> None:
+    found = find_copies(looks_of(film(8, 40), tmp_path), Silent())
     assert 39 not in found.near[0]
     assert found.together() == (tuple(range(40)),)
-    cut = found.together(limit=10)
-    assert max(map(len, cut)) <= 10
-    assert len({i for group in cut for i in group}) == sum(map(len, cut)) >= 30
-    for group in cut:
-        assert any(set(group) <= {i, *found.near[i]} for i in group)
-    assert found.together(limit=40) == found.together()
 
 
 def test_two_things_of_one_kind_on_plain_ground_are_no_copies(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -114,8 +116,39 @@ def test_what_is_wrong_with_a_file_takes_its_place(tmp_path: Path, memory: Memor
     (tmp_path / "page.jpg").write_text("<!DOCTYPE html>")
     names = ("half.jpg", "whole.jpg", "page.jpg", "missing.jpg")
     paths = [str(tmp_path / name) for name in names]
-    found = look_at(paths, Silent(), memory=memory)
+    found = [*look_at(paths, Silent(), memory=memory)]
     assert [isinstance(x, PictureError) for x in found] == [True, False, True, True]
     assert found[0].problem == "truncated: the file ends before the picture does"
     assert "not a picture" in found[2].problem
     assert found[3].problem == "no such file"
+
+
+@pytest.mark.parametrize("slice_size", [1, 3, 512])
+def test_looks_come_in_order_whatever_the_slice_and_new_ones_are_counted(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch, slice_size: int
+) -> None:
+    """Also of equal files in two slices, and next to files that cannot be read."""
+    monkeypatch.setattr(looks, "_SLICE", slice_size)
+    sides = (70, 80, 90, 80, 100, 110, 70)
+    paths = [str(tmp_path / f"{number}.png") for number in range(len(sides))]
+    for path, side in zip(paths, sides, strict=True):
+        photo(side, side, side).save(path)
+    Path(paths[4]).write_text("no picture")
+
+    totals: list[int | None] = []
+
+    class Counts(Silent):
+        def task(
+            self, title: str, total: int | None, **words: Any
+        ) -> AbstractContextManager[Silent]:
+            if title == "examining the pictures":
+                totals.append(total)
+            return super().task(title, total, **words)
+
+    for wanted in ([5], [1]):  # the second time the unreadable one is tried again
+        totals.clear()
+        found = [*look_at(paths, Counts(), memory=memory)]
+        assert [x.width if isinstance(x, Look) else 0 for x in found] == [
+            70, 80, 90, 80, 0, 110, 70
+        ]  # fmt: skip
+        assert totals == wanted

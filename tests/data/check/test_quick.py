@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 import fieldmark
+from fieldmark.data.check import copies
 from fieldmark.data.check.quick import quick_check
 from fieldmark.data.sources.scan import scan
 from fieldmark.progress import Silent
-from support.photos import photo
+from support.photos import film, photo
 
 
 def fill(root: Path, *, parts: tuple[str, ...] = ("",), number: int = 6) -> Path:
@@ -30,7 +31,7 @@ def fill(root: Path, *, parts: tuple[str, ...] = ("",), number: int = 6) -> Path
 
 def check(source: Path) -> tuple[tuple[str, ...], list[set[str]]]:
     manifest = scan(source)
-    found = quick_check(manifest, Silent())
+    found = quick_check(manifest, Silent(), shares=(0.8, 0.1, 0.1))
     names = [f"{Path(s.path).parent.name}/{Path(s.path).name}" for s in manifest.samples]
     return found.warnings, [{names[i] for i in group} for group in found.together]
 
@@ -141,13 +142,31 @@ def test_a_class_that_is_one_film_can_still_be_trained(tmp_path: Path, no_drawin
     for number, label in enumerate(("ants", "bees")):
         folder = tmp_path / "film" / label
         folder.mkdir(parents=True)
-        whole = photo(50 + number, 600, 180)
-        for i in range(40):
-            whole.crop((6 * i, 0, 6 * i + 240, 180)).save(folder / f"{i:02d}.jpg", quality=90)
+        for i, frame in enumerate(film(50 + number, 40)):
+            frame.save(folder / f"{i:02d}.jpg", quality=90)
     warnings, together = check(tmp_path / "film")
     (chain,) = (line for line in warnings if "chain" in line)
     assert chain.startswith("WARNING: 40 pictures are a chain")
+    assert "They and 1 other chain are cut into pieces, and up to " in chain
     assert "data.group_by" in chain
-    assert 0 < max(map(len, together)) <= 10
+    assert 0 < max(map(len, together)) <= 4  # a tenth: what val and test should have
     run = fieldmark.train(tmp_path / "film", out=tmp_path / "run", progress=Silent(), **WORDS)
     assert run.test is not None
+
+
+def test_a_film_that_fits_into_a_part_is_no_longer_cut(tmp_path: Path) -> None:
+    fill(tmp_path, number=12)
+    for i, frame in enumerate(film(50, 30)):
+        frame.save(tmp_path / "ants" / f"frame{i:02d}.png", compress_level=1)
+    warnings, together = check(tmp_path)
+    assert together == [{f"ants/frame{i:02d}.png" for i in range(30)}]
+    assert not any("chain" in line for line in warnings)
+
+
+def test_a_set_too_large_to_compare_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "MAX_COMPARED", 11)
+    warnings, together = check(fill(tmp_path))
+    assert warnings[0].startswith("WARNING: 12 pictures are more than the 11 that can be compared")
+    assert together == []

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -25,14 +26,15 @@ from fieldmark.errors import PictureError
 from fieldmark.progress import Progress
 
 # Names what is remembered: to be counted up when a look sees anything else than it did.
-_KIND: Final = "look-1"
+_KIND: Final = "look-2"
 LOOK_SIDE_PX: Final = 96  # pictures are looked at with this short side, or smaller if they are
 THUMB_PX: Final = 32  # what imagehash.phash makes of a picture before it transforms it
-_CHROMA_PX: Final = 4
+CHROMA_PX: Final = 4
 # A smaller picture is not asked whether it is nearly another one (docs/check.md: "Small pictures").
 MIN_NEAR_PX: Final = 64
 # "One colour" is the commonest one and what differs from it by no more than JPEG may add.
 _SAME_COLOUR: Final = 8
+_SLICE: Final = 512  # looks that are in memory at once, and are remembered at once
 
 Pixels = NDArray[np.uint8]
 Channels = tuple[float, float, float]
@@ -80,46 +82,75 @@ class Look:
     one_colour: float
     signature: Signature | None
 
+    @property
+    def is_small(self) -> bool:
+        """Too small to be told from others of its kind."""
+        return min(self.width, self.height) < MIN_NEAR_PX
+
+    @property
+    def unsigned(self) -> Look:
+        """The figures alone: half a kilobyte instead of two."""
+        return replace(self, signature=None)
+
 
 def look_at(
     paths: Sequence[str], progress: Progress, *, memory: Memory | None = None
-) -> list[Look | PictureError]:
+) -> Iterator[Look | PictureError]:
     """Look at every picture, in order; what is wrong with a file takes its place.
 
-    Truncation shows, as files are read to their end at any scale.
+    Truncation shows, as files are read to their end at any scale. Few looks are in memory at once,
+    as long as who asked for them keeps none.
 
     Args:
         memory: where looks are remembered; None takes the user's cache.
     """
     memory = memory or Memory()
     contents = content_keys(paths, progress, memory=memory)
-    known = memory.facts(_KIND, {content for content in contents if content})
-    seen: dict[str, Look] = {}
-    for content, fact in known.items():
-        if (look := _from_text(fact)) is not None:
-            seen[content] = look
     # What cannot be read has no content to be known by.
     names = [c or f"unreadable {path}" for path, c in zip(paths, contents, strict=True)]
-    todo: dict[str, str] = {}  # of equal files one is looked at
-    for path, name in zip(paths, names, strict=True):
-        if name not in seen:
-            todo.setdefault(name, path)
-    fresh: dict[str, Look | PictureError] = {}
-    if todo:
-        names_to_do = list(todo)
-        try:
-            with progress.task("examining the pictures", len(todo)) as task:
-                for name, found in zip(
-                    names_to_do,
-                    in_parallel(lambda name: _look(name, todo[name]), names_to_do),
-                    strict=True,
-                ):
-                    fresh[name] = found
-                    task.advance()
-        finally:
-            new = {c: _to_text(x) for c, x in fresh.items() if isinstance(x, Look)}
-            memory.remember_facts(_KIND, new)  # also what was done before Ctrl-C
-    return [seen[name] if name in seen else fresh[name] for name in names]
+    slices = [slice(start, start + _SLICE) for start in range(0, len(names), _SLICE)]
+    todo = {*names}
+    for part in slices:
+        todo.difference_update(memory.facts(_KIND, names[part]))
+    if not todo:
+        for part in slices:
+            yield from _look_at_some(names[part], paths[part], memory, lambda _: None)
+        return
+    with progress.task("examining the pictures", len(todo)) as task:
+
+        def done(name: str) -> None:
+            if name in todo:
+                todo.remove(name)
+                task.advance()
+
+        for part in slices:
+            yield from _look_at_some(names[part], paths[part], memory, done)
+
+
+def _look_at_some(
+    names: Sequence[str], paths: Sequence[str], memory: Memory, done: Callable[[str], None]
+) -> list[Look | PictureError]:
+    """Looks in order, by what is remembered or anew; `done` hears of the latter."""
+    found: dict[str, Look | PictureError] = {}
+    for name, fact in memory.facts(_KIND, {*names}).items():
+        if (look := _from_text(fact)) is not None:
+            found[name] = look
+    fresh: dict[str, str] = {}
+    for path, name in zip(paths, names, strict=True):  # of equal files one is looked at
+        if name not in found:
+            fresh.setdefault(name, path)
+    seen: dict[str, Look] = {}
+    try:
+        for name, look_or_error in zip(
+            fresh, in_parallel(lambda item: _look(*item), [*fresh.items()]), strict=True
+        ):
+            found[name] = look_or_error
+            if isinstance(look_or_error, Look):
+                seen[name] = look_or_error
+            done(name)
+    finally:  # also what was done before Ctrl-C
+        memory.remember_facts(_KIND, {name: _to_text(look) for name, look in seen.items()})
+    return [found[name] for name in names]
 
 
 def _look(content: str, path: str) -> Look | PictureError:
@@ -184,7 +215,7 @@ def _sign(small: Image.Image, grey: Image.Image) -> Signature:
 
     thumb = grey.resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
     bits = np.packbits(phash(thumb).hash)
-    chroma = small.convert("YCbCr").resize((_CHROMA_PX, _CHROMA_PX), Image.Resampling.BOX)
+    chroma = small.convert("YCbCr").resize((CHROMA_PX, CHROMA_PX), Image.Resampling.BOX)
     return Signature(
         int.from_bytes(bits.tobytes(), "big"), np.asarray(thumb), np.asarray(chroma)[..., 1:].copy()
     )
@@ -209,6 +240,7 @@ def _from_text(text: str) -> Look | None:
     try:
         *values, signature = json.loads(text)
         words: list[Any] = [tuple(x) if isinstance(x, list) else x for x in values]
+        words[1:3] = map(sys.intern, words[1:3])  # format and mode: a few words, of many pictures
         words.append(_signature_of(signature) if signature else None)
         return Look(*words)
     except (ValueError, TypeError):
@@ -220,7 +252,7 @@ def _signature_of(texts: Any) -> Signature:
     return Signature(
         int(phash, 16),
         _pixels(thumb).reshape(THUMB_PX, THUMB_PX),
-        _pixels(chroma).reshape(_CHROMA_PX, _CHROMA_PX, 2),
+        _pixels(chroma).reshape(CHROMA_PX, CHROMA_PX, 2),
     )
 
 

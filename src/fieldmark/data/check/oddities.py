@@ -57,7 +57,7 @@ def find_blank(seen: Seen) -> list[Finding]:
         finding_of("blank", sample, f"{_percent(look.one_colour)} of its pixels have one colour")
         for sample, look in seen
         # In few pixels a tenth of them may well be the whole subject.
-        if look.one_colour >= (EMPTY_SHARE if look.signature is None else limit)
+        if look.one_colour >= (EMPTY_SHARE if look.is_small else limit)
     ]
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from fieldmark.data.check.copies import find_copies
+from fieldmark.data.check.copies import compare, uncompared
 from fieldmark.data.check.duplicates import find_duplicates
 from fieldmark.data.check.findings import Finding, Kind
 from fieldmark.data.check.looks import look_at
 from fieldmark.data.check.oddities import find_blank, find_class_sizes, seen_of
 from fieldmark.data.manifest import Manifest
+from fieldmark.data.parts.chains import Together, keep_together
 from fieldmark.data.sources.candidates import counted
 from fieldmark.progress import Progress
-from fieldmark.types import PARTS, Sample
-
-MIN_CHAIN: Final = 10
-MAX_CHAIN: Final = 0.05  # of all pictures
+from fieldmark.types import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +24,32 @@ class QuickCheck:
     Attributes:
         warnings: one line each, with a count and an example.
         together: positions in the manifest's samples of pictures that are copies, nearly or
-            wholly, and must not be drawn into different parts. Copies in parts that the source
-            gives are apart already: there, those of each part are a set by themselves.
+            wholly, and must not be drawn into different parts.
+        parted: pairs of pictures nearly alike that may be drawn into different parts all the same,
+            as a class would be left without one otherwise; a warning counts them.
     """
 
     warnings: tuple[str, ...]
     together: tuple[tuple[int, ...], ...]
+    parted: tuple[tuple[int, int], ...]
+
+    def num_apart(self, samples: Sequence[Sample]) -> int:
+        """Of `parted`, how many are in two parts of the same samples, once they were drawn."""
+        return sum(samples[i].part != samples[j].part for i, j in self.parted)
 
 
-def quick_check(manifest: Manifest, progress: Progress) -> QuickCheck:
+def quick_check(
+    manifest: Manifest, progress: Progress, *, shares: Sequence[float] = ()
+) -> QuickCheck:
     """Look for copies, blank pictures and small classes. Unreadable pictures are passed over:
     decoding them names them anyway. Nothing is changed, parts that the source gives least of all.
+
+    Args:
+        shares: of the parts that will be drawn; none where nothing is.
     """
     samples = manifest.samples
-    looks = look_at([sample.path for sample in samples], progress)
-    copies = find_copies(looks, progress)
+    copies, looks = compare(look_at([sample.path for sample in samples], progress), progress)
+    together = keep_together(samples, copies, shares)
     found = find_duplicates(samples, copies)
     told: tuple[tuple[Kind, str, str], ...] = (
         ("leak", "in two parts", "the figures will be too good"),
@@ -61,32 +69,31 @@ def quick_check(manifest: Manifest, progress: Progress) -> QuickCheck:
             f"{blank[0].path}."
         )
     warnings += [f"note: {finding.detail}." for finding in _imbalance(manifest)]
-    # A chain that holds a good part of the set could not be drawn into parts as one.
-    limit = max(MIN_CHAIN, int(MAX_CHAIN * len(samples)))
-    if chains := [chain for chain in copies.together() if len(chain) > limit]:
-        longest = max(chains, key=len)
-        warnings.append(
-            f"WARNING: {counted(len(longest), 'picture')} are a chain in which each is nearly like "
-            "the next, as in a film: only the closest are kept in one part. data.group_by, or a "
-            f"column 'group', keeps a film whole: {samples[longest[0]].path}."
-        )
+    if copies.num_uncompared:
+        warnings.append(f"WARNING: {uncompared(copies)}")
+    warnings += _on_chains(together, samples)
     if warnings:
         warnings.append(
             "`fieldmark check SOURCE` shows all of them and can write a manifest without them; "
             "--set data.quick_check=false looks for none."
         )
-    return QuickCheck(tuple(warnings), _within_parts(samples, copies.together(limit)))
+    return QuickCheck(tuple(warnings), together.groups, together.parted)
 
 
-def _within_parts(
-    samples: Sequence[Sample], together: Sequence[Sequence[int]]
-) -> tuple[tuple[int, ...], ...]:
-    by_part = (
-        tuple(i for i in positions if samples[i].part == part)
-        for positions in together
-        for part in ("", *PARTS)
-    )
-    return tuple(positions for positions in by_part if len(positions) > 1)
+def _on_chains(together: Together, samples: Sequence[Sample]) -> list[str]:
+    if not together.chains:
+        return []
+    longest = together.chains[0]
+    num_others = len(together.chains) - 1
+    others = f" and {counted(num_others, 'other chain')}" if num_others else ""
+    return [
+        f"WARNING: {counted(len(longest), 'picture')} are a chain in which each is nearly like the "
+        f"next, as in a film, and hold so much of a class that they cannot all be in one part: "
+        f"{samples[longest[0]].path}. They{others} are cut into pieces, and up to "
+        f"{counted(len(together.parted), 'pair')} of pictures nearly alike may come into two "
+        "parts, which makes the figures too good. What helps is more pictures of that class that "
+        "are no frames of the same film; data.group_by, or a column 'group', keeps a film whole."
+    ]
 
 
 def _imbalance(manifest: Manifest) -> list[Finding]:

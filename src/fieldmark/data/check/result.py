@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from fieldmark.data.check.copies import Copies, find_copies
+from fieldmark.data.check.copies import Copies, compare, uncompared
 from fieldmark.data.check.duplicates import find_duplicates
 from fieldmark.data.check.findings import (
     KINDS,
@@ -41,6 +41,7 @@ class Checked:
     """A data set that was looked at.
 
     Attributes:
+        looks: without signatures, which were compared and dropped.
         findings: the most harmful first.
         mean, std: of R, G and B over all pictures, each with the same weight, on the scale where
             white is 1, at a short side of 96 px.
@@ -78,8 +79,7 @@ class Checked:
 def check_manifest(manifest: Manifest, progress: Progress) -> Checked:
     """Look at every picture of a manifest, compare them, and gather what is wrong or odd."""
     samples = manifest.samples
-    looks = look_at([sample.path for sample in samples], progress)
-    copies = find_copies(looks, progress)
+    copies, looks = compare(look_at([sample.path for sample in samples], progress), progress)
     seen = seen_of(samples, looks)
     broken = [
         Finding("unreadable", sample.path, sample.label, sample.part, detail=look.problem)
@@ -137,6 +137,8 @@ def _notes(copies: Copies) -> tuple[str, ...]:
             f"{counted(copies.num_small, 'picture')} with a short side below {MIN_NEAR_PX} px: "
             "of these, copies are found that have the same pixels, not near-duplicates."
         )
+    if copies.num_uncompared:
+        notes.append(uncompared(copies))
     if copies.num_untried:
         notes.append(
             f"{counted(copies.num_untried, 'pair')} of pictures much alike were not compared in "

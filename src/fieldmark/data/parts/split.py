@@ -122,6 +122,22 @@ def given_parts(manifest: Manifest) -> set[Part]:
     return {part for part in PARTS if part in parts}
 
 
+def shares_to_draw(
+    samples: Sequence[Sample],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    val_is_val: bool = False,
+) -> tuple[float, ...]:
+    """The shares of the parts that `split` would draw: of train, val and test; none where the
+    source gives all that is needed."""
+    given = {sample.part for sample in samples} & {"val", "test"}
+    if given == {"val", "test"} or (given == {"val"} and val_is_val):
+        return ()
+    test_fraction = 0.0 if given else test_fraction
+    return (1 - val_fraction - test_fraction, val_fraction, test_fraction)
+
+
 def check_fractions(fractions: Mapping[Part, float], *, needs_val: bool = True) -> None:
     """Raise RecipeError for fractions of val and test that leave a part nothing."""
     total = sum(fractions.values())

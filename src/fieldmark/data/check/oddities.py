@@ -179,7 +179,7 @@ def find_class_sizes(manifest: Manifest) -> list[Finding]:
     ]
     if len(counts) == 1:
         detail = "the only class with pictures: there is nothing to tell it from"
-        findings.append(Finding("class size", "", *counts, detail=detail))
+        findings.append(Finding("class size", "", next(iter(counts)), detail=detail))
     largest, smallest = max(counts, key=lambda x: counts[x]), min(counts, key=lambda x: counts[x])
     if counts[largest] >= IMBALANCE * max(1, counts[smallest]):
         detail = (

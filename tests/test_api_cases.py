@@ -166,7 +166,9 @@ def test_a_run_is_evaluated_where_its_training_pictures_are_not(
         assert evaluation.metrics.accuracy == run.test.accuracy
         assert evaluation.left_out == 0
     else:
-        with pytest.raises(SourceError, match=r"(?s)no picture in the test part is where it was.*no such file"):
+        with pytest.raises(
+            SourceError, match=r"(?s)no picture in the test part is where it was.*no such file"
+        ):
             fm.evaluate(run.path, device="cpu", progress=Silent())
     fresh = make_pictures(tmp_path / "fresh", {"ant": 3, "bee": 1})
     assert fm.evaluate(run.path, fresh, device="cpu", progress=Silent()).metrics.accuracy.n == 4

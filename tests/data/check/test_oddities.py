@@ -71,8 +71,8 @@ def test_in_a_set_of_cut_outs_only_empty_pictures_are_blank(usual: Look) -> None
 
 
 def test_a_line_in_a_small_picture_is_a_subject(usual: Look) -> None:
-    assert find_blank(some(usual, 1, one_colour=0.95, signature=None)) == []
-    assert len(find_blank(some(usual, 1, one_colour=1.0, signature=None))) == 1
+    assert find_blank(some(usual, 1, one_colour=0.95, width=40, height=40)) == []
+    assert len(find_blank(some(usual, 1, one_colour=1.0, width=40, height=40))) == 1
 
 
 @pytest.mark.parametrize(

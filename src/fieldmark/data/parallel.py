@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Final, TypeVar
 
-_SLICE: Final = 64  # items queued at a time
 _PER_TASK: Final = 4  # handing over a task takes as long as decoding a picture of 28 px
+_WAITING: Final = 16  # tasks that are queued, or done and not yet taken
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -21,7 +23,7 @@ def num_cores() -> int:
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`map` in threads, a slice at a time: few results wait to be taken, and a failure or Ctrl-C
+    """`map` in threads, few items ahead: few results wait to be taken, and a failure or Ctrl-C
     leaves little queued work behind.
 
     Threads, not processes: Pillow decodes and resizes outside Python's lock, and nothing has to be
@@ -37,10 +39,18 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
             return done, error
         return done, None
 
+    starts = iter(range(0, len(items), _PER_TASK))
     with ThreadPoolExecutor(num_cores(), thread_name_prefix="fieldmark-decode") as pool:
-        for start in range(0, len(items), _SLICE):
-            stop = min(start + _SLICE, len(items))
-            for done, error in pool.map(some, range(start, stop, _PER_TASK)):
+        pending = deque(pool.submit(some, start) for start in islice(starts, _WAITING))
+        try:
+            while pending:
+                done, error = pending.popleft().result()
                 yield from done
                 if error is not None:
                     raise error
+                # One in, one out: with a pause after every so many, threads would wait for the
+                # slowest of them each time.
+                pending.extend(pool.submit(some, start) for start in islice(starts, 1))
+        finally:
+            for task in pending:
+                task.cancel()

@@ -14,68 +14,53 @@ from fieldmark.recipe import AugmentRecipe, Recipe
 
 SMALL_PICTURE_PX: Final = 64
 
+_NOTHING: Final[dict[str, Any]] = {
+    "crop_scale": (1.0, 1.0),
+    "crop_ratio": (1.0, 1.0),
+    "hflip": 0.0,
+    "vflip": 0.0,
+    "rotate_degrees": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "policy": "none",
+    "erase": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+}
+
 # What each preset says for the words left at "auto". A crop_scale of (1, 1) means no random crop.
 Preset = Literal["none", "light", "standard", "strong"]
 PRESETS: Final[dict[str, dict[str, Any]]] = {
-    "none": {
-        "crop_scale": (1.0, 1.0),
-        "crop_ratio": (1.0, 1.0),
-        "hflip": 0.0,
-        "vflip": 0.0,
-        "rotate_degrees": 0.0,
-        "brightness": 0.0,
-        "contrast": 0.0,
-        "saturation": 0.0,
-        "hue": 0.0,
-        "policy": "none",
-        "erase": 0.0,
-        "mixup": 0.0,
-        "cutmix": 0.0,
-    },
+    "none": _NOTHING,
     # For digits, letters and other small grey pictures, where a mirror image is another sign.
     "light": {
+        **_NOTHING,
         "crop_scale": (0.8, 1.0),
         "crop_ratio": (0.9, 1.11),
-        "hflip": 0.0,
-        "vflip": 0.0,
         "rotate_degrees": 8.0,
         "brightness": 0.1,
         "contrast": 0.1,
-        "saturation": 0.0,
-        "hue": 0.0,
-        "policy": "none",
-        "erase": 0.0,
-        "mixup": 0.0,
-        "cutmix": 0.0,
     },
     # For photos. No rotation: at 224 px it costs a CPU as much as all the rest together.
     "standard": {
+        **_NOTHING,
         "crop_scale": (0.35, 1.0),
         "crop_ratio": (0.75, 1.333),
         "hflip": 0.5,
-        "vflip": 0.0,
-        "rotate_degrees": 0.0,
         "brightness": 0.2,
         "contrast": 0.2,
         "saturation": 0.2,
         "hue": 0.02,
-        "policy": "none",
-        "erase": 0.0,
-        "mixup": 0.0,
-        "cutmix": 0.0,
     },
     # For long trainings from random weights. What torchvision's newer weights were trained with
     # (Vryniotis 2021), with crops less small: TrivialAugment already changes colours and shapes.
     "strong": {
+        **_NOTHING,
         "crop_scale": (0.25, 1.0),
         "crop_ratio": (0.75, 1.333),
         "hflip": 0.5,
-        "vflip": 0.0,
-        "rotate_degrees": 0.0,
-        "brightness": 0.0,
-        "contrast": 0.0,
-        "saturation": 0.0,
-        "hue": 0.0,
         "policy": "trivialaugment",
         "erase": 0.1,
         "mixup": 0.2,

@@ -119,6 +119,13 @@ def _free(stem: Path, suffix: str) -> Path:
     return free
 
 
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the first above it that is there; raises OSError where that cannot be told."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
 def check_is_free(target: Path) -> None:
     """For a file that a user named: it might be a picture of theirs.
 

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fieldmark.errors import CheckpointError, OutputError, closest
-from fieldmark.files import cannot_write, check_is_unused, claim_directory, free_directory
+from fieldmark.files import (
+    cannot_write,
+    check_is_unused,
+    claim_directory,
+    free_directory,
+    nearest_existing,
+)
 
 RUNS = Path("runs")
 
@@ -97,11 +103,8 @@ def check_place(out: str | Path | None, name: str | None) -> None:
         OutputError: there is something in it, it cannot be made or written, or the name is no name.
     """
     directory = named_directory(out, name) or RUNS / "new"
-    nearest = directory.absolute()
     try:
-        while not nearest.exists() and nearest != nearest.parent:
-            nearest = nearest.parent
-        with tempfile.TemporaryFile(dir=nearest):
+        with tempfile.TemporaryFile(dir=nearest_existing(directory.absolute())):
             pass
     except OSError as error:
         raise cannot_write(directory if out or name else RUNS, error) from error

@@ -16,13 +16,14 @@ from fieldmark.auto import settle_augment
 from fieldmark.data.augment.apply import augment_batch
 from fieldmark.data.loader import TrainLoader
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.pixels.store import PixelStore, store_of
+from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import STORE_MARGIN
 from fieldmark.progress import Silent
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime, open_runtime
 from fieldmark.types import Preprocess, Sample
 from support.pictures import seeded, smooth_batch
+from support.stores import store_of
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(),

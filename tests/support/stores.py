@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fieldmark.data.pixels.form import Decoded, Form, Kind
-from fieldmark.data.pixels.holders import Streamed
+from fieldmark.data.pixels.holders import InMemory, Streamed
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import Pixels
 from fieldmark.types import Preprocess, Sample
@@ -27,6 +27,12 @@ class FormOf(Form):
     def decode(self, path: str) -> Decoded:
         pixels = self.load(path)
         return Decoded(pixels, pixels.shape[1] / pixels.shape[0])
+
+
+def store_of(samples: Sequence[Sample], form: Form, pictures: Sequence[Pixels]) -> PixelStore:
+    """A store of pictures that are decoded, in memory. (A canvas shows squares here.)"""
+    aspects_n = np.array([pixels.shape[1] / pixels.shape[0] for pixels in pictures])
+    return PixelStore(tuple(samples), (), form, InMemory(pictures), aspects_n)
 
 
 def streamed(samples: Sequence[Sample], load: Callable[[str], Pixels]) -> PixelStore:

@@ -15,13 +15,13 @@ from torch import nn
 from fieldmark.auto import settle_augment
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.pixels.store import store_of
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
 from fieldmark.runtime import Runtime
 from fieldmark.training.history import EpochRow
 from fieldmark.training.loop import FitResult, fit
 from fieldmark.types import Preprocess, Sample
+from support.stores import store_of
 
 SIZE_PX = 8
 CPU = Runtime(torch.device("cpu"))

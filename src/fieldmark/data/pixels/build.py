@@ -3,7 +3,7 @@ and added to the pixel cache, and all of it put where this run wants it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal
 
@@ -14,13 +14,7 @@ from fieldmark.data.contents import Content
 from fieldmark.data.parallel import in_parallel
 from fieldmark.data.pixels.cache import PixelCache
 from fieldmark.data.pixels.form import Decoded, Form
-from fieldmark.data.pixels.holders import (
-    Holder,
-    InMemory,
-    OnDevice,
-    OnDisk,
-    Streamed,
-)
+from fieldmark.data.pixels.holders import Holder, InMemory, OnDevice, OnDisk, Streamed
 from fieldmark.data.pixels.packs import PackReader, PackWriter, Place
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import Pixels
@@ -81,7 +75,6 @@ def build_store(
             if pixels is not None:
                 gathered.add(index, Decoded(pixels, place.aspect))
                 task.advance()
-
         gathered.num_found = len(gathered.aspects)
 
         # What is not, and what has gone since it was found.
@@ -101,7 +94,7 @@ def build_store(
                 else:
                     gathered.left_out[index] = LeftOut(samples[index].path, result.problem)
                 task.advance()
-    return gathered.store(samples, cache, keys)
+    return gathered.store(samples, cache, keys, places)
 
 
 class _Gathered:
@@ -138,6 +131,7 @@ class _Gathered:
         samples: Sequence[Sample],
         cache: PixelCache | None,
         keys: Sequence[str | None],
+        places: Mapping[str, Place],
     ) -> PixelStore:
         good = sorted(self.aspects)
         kept = tuple(samples[index] for index in good)
@@ -145,7 +139,7 @@ class _Gathered:
             kept,
             tuple(self.left_out[index] for index in sorted(self.left_out)),
             self.form,
-            self._holder(good, kept, cache, keys),
+            self._holder(good, kept, cache, keys, places),
             np.array([self.aspects[index] for index in good], np.float64),
             self.num_found,
         )
@@ -156,6 +150,7 @@ class _Gathered:
         kept: Sequence[Sample],
         cache: PixelCache | None,
         keys: Sequence[str | None],
+        places: Mapping[str, Place],
     ) -> Holder:
         def decode_again(position: int) -> Pixels:
             try:
@@ -177,8 +172,9 @@ class _Gathered:
             return Streamed(decode_again)
         assert cache is not None
         wanted = [keys[index] or "" for index in good]
-        places = cache.find(self.form, wanted)
-        return OnDisk((places.get(content) for content in wanted), decode_again)
+        if written := {key for key in wanted if key and key not in places}:
+            places = {**places, **cache.find(self.form, written)}
+        return OnDisk((places.get(key) for key in wanted), decode_again)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from fieldmark.data.pixels.form import Form, Kind
 from fieldmark.data.pixels.packs import SUFFIX, UNSEALED, Place, read_index
 from fieldmark.download import cache_directory
 from fieldmark.errors import OutputError
-from fieldmark.files import write_text
+from fieldmark.files import nearest_existing, write_text
 from fieldmark.progress import Progress
 
 DEFAULT_LIMIT: Final = 20 * 10**9
@@ -212,23 +212,16 @@ class PixelCache:
         return list(self.root.glob(f"*/{_PACKS}"))
 
     def _is_writable(self) -> bool:
-        folder = _existing(self.root)
+        folder = nearest_existing(self.root)
         return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
     def _free_bytes(self) -> int:
         """Of the disk, without what must stay free."""
         try:
-            disk = shutil.disk_usage(_existing(self.root))
+            disk = shutil.disk_usage(nearest_existing(self.root))
         except OSError:
             return 0
         return max(0, disk.free - round(KEEP_FREE * disk.total))
-
-
-def _existing(folder: Path) -> Path:
-    """`folder`, or the first above it that is there."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _sweep(folder: Path) -> None:

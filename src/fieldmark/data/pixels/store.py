@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.pixels.holders import Holder, InMemory, OnDevice
+from fieldmark.data.pixels.holders import Holder, OnDevice
 from fieldmark.data.preprocess import Pixels, to_batch
 from fieldmark.types import LeftOut, Sample
 
@@ -72,9 +72,3 @@ class PixelStore:
     def aspects(self, indices: Sequence[int]) -> torch.Tensor:
         """(b,) float64: width / height of what these pictures show."""
         return torch.from_numpy(self.aspects_n[list(indices)])
-
-
-def store_of(samples: Sequence[Sample], form: Form, pictures: Sequence[Pixels]) -> PixelStore:
-    """A store of pictures that somebody has decoded, in memory. (A canvas shows squares here.)"""
-    aspects_n = np.array([pixels.shape[1] / pixels.shape[0] for pixels in pictures])
-    return PixelStore(tuple(samples), (), form, InMemory(pictures), aspects_n)

@@ -33,6 +33,7 @@ CPU = Runtime(torch.device("cpu"))
 RGB = Preprocess(8, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 NONE = settle_augment(AugmentRecipe(preset="none"))
 STRONG = settle_augment(AugmentRecipe(preset="strong"))
+NONE_BUT_CROPS = replace(NONE, crop_scale=(0.35, 1.0), crop_ratio=(0.75, 1.333))
 STANDARD = replace(settle_augment(AugmentRecipe(preset="standard")), rotate_degrees=10.0)
 
 
@@ -138,7 +139,7 @@ def test_the_number_of_threads_changes_nothing(policy: Literal["none", "triviala
         assert_same(epoch, epochs[0])
 
 
-def test_a_policy_works_in_the_threads_that_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_changed_in_the_loaders_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = set[str]()
 
     def watched(picture: Any, op: Any, fill: Any) -> Any:
@@ -147,7 +148,30 @@ def test_a_policy_works_in_the_threads_that_crop(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(policy_module, "apply_op", watched)
     list(train_loader(make_store(11, whole=True), augment=STRONG).epoch(0))
-    assert threads == {"fieldmark-augment"}
+    assert threads == {"fieldmark-loader"}
+
+
+def test_torch_starts_no_threads_of_its_own_in_the_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = dict[str, int]()
+
+    def watched(picture: Any, op: Any, fill: Any) -> Any:
+        seen[threading.current_thread().name] = torch.get_num_threads()
+        return picture
+
+    monkeypatch.setattr(policy_module, "apply_op", watched)
+    before = torch.get_num_threads()
+    list(train_loader(make_store(30, whole=True), augment=STRONG).epoch(0))
+    assert set(seen.values()) == {1}
+    assert torch.get_num_threads() == before  # where the training step is computed
+
+
+def test_batches_that_a_reader_keeps_stay_as_they_are() -> None:
+    loader = train_loader(make_store(40, whole=True), augment=NONE_BUT_CROPS)
+    kept = list(loader.epoch(0))
+    copies = [batch.images_bchw.clone() for batch in kept]
+    list(loader.epoch(1))
+    for batch, copy in zip(kept, copies, strict=True):
+        assert torch.equal(batch.images_bchw, copy)
 
 
 def test_the_training_threads_random_numbers_are_left_alone() -> None:
@@ -353,7 +377,7 @@ def test_a_reader_that_stops_leaves_no_thread(kind: str) -> None:
     batches: Iterator[Batch]
     batches = train_loader(store).epoch(0) if kind == "train" else iter(eval_loader(store))
     next(batches)
-    assert len(loader_threads()) == 1  # it works ahead
+    assert loader_threads()  # they work ahead
     del batches
     assert not loader_threads()
 
@@ -386,7 +410,7 @@ def test_a_failure_while_preparing_reaches_the_reader() -> None:
     assert not loader_threads()
 
 
-def test_the_thread_stays_a_few_batches_ahead() -> None:
+def test_the_threads_stay_a_few_batches_ahead() -> None:
     asked: list[int] = []
 
     def load(path: str) -> Pixels:
@@ -396,4 +420,5 @@ def test_the_thread_stays_a_few_batches_ahead() -> None:
     batches = iter(eval_loader(make_store(400, load=load)))
     next(batches)
     batches.close()  # type: ignore[attr-defined]  # waits for the batch in preparation
-    assert len(asked) <= 4 * (loader_module.PREFETCH + 1)
+    ahead = max(loader_module.PREFETCH, torch.get_num_threads())
+    assert len(asked) <= 4 * (ahead + 1)

@@ -1,7 +1,7 @@
-"""Batches from a pixel store, prepared by a thread ahead of the step. No worker processes.
+"""Batches from a pixel store, prepared by threads ahead of the step. No worker processes.
 
-What is in a batch depends on (seed, epoch, position) alone: not on how far ahead the thread
-runs, nor on what happened in earlier epochs, nor on whether this one began in its middle.
+What is in a batch depends on (seed, epoch, position) alone: not on how far ahead the threads
+run, nor on what happened in earlier epochs, nor on whether this one began in its middle.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 from fieldmark.data.augment.apply import (
     augment_batch,
@@ -24,15 +25,15 @@ from fieldmark.data.augment.apply import (
     mix_by_recipe,
     uncropped,
 )
-from fieldmark.data.augment.crop import Map, new_batch
+from fieldmark.data.buffers import Buffers
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import normalize
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess
 
-PREFETCH: Final = 2  # batches ahead; more only takes memory
-MOST_THREADS: Final = 8  # of those that crop and change the pictures of one batch
+PREFETCH: Final = 2  # batches ahead, or one for each thread; more only takes memory
+MOST_THREADS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class TrainLoader:
         if num_classes is None:
             num_classes = int(self.labels_n.max()) + 1 if len(self.labels_n) else 0
         self.num_classes = num_classes
+        self._room = _Room(preprocess, batch_size + 1, runtime)
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -104,16 +106,11 @@ class TrainLoader:
         """
         order_n = self.order(epoch)
         slices = _batch_slices(len(order_n), self.batch_size)
-        num_threads = min(torch.get_num_threads(), MOST_THREADS)
-        # Crops are written to the same memory batch after batch: it never leaves this epoch.
-        most = max((part.stop - part.start for part in slices), default=0)
-        room_bchw = new_batch(most, self.preprocess.channels, self.preprocess.size)
-        with ThreadPoolExecutor(num_threads, thread_name_prefix="fieldmark-augment") as pool:
-            prepare = partial(self._prepare, epoch=epoch, run=pool.map, room_bchw=room_bchw)
-            yield from _ahead(
-                partial(prepare, order_n[slices[position]], position)
-                for position in range(start, len(slices))
-            )
+        jobs = (
+            partial(self._prepare, order_n[slices[position]], epoch, position)
+            for position in range(start, len(slices))
+        )
+        return _ahead(jobs, self._room.num_threads)
 
     def order(self, epoch: int) -> torch.Tensor:
         """(n,) positions in the order in which `epoch` shows them."""
@@ -125,36 +122,25 @@ class TrainLoader:
         weights_n = 1.0 / counts_k[self.labels_n]
         return torch.multinomial(weights_n, num, replacement=True, generator=generator)
 
-    def _prepare(
-        self,
-        indices_b: torch.Tensor,
-        position: int,
-        *,
-        epoch: int,
-        run: Map,
-        room_bchw: torch.Tensor,
-    ) -> Batch:
+    def _prepare(self, indices_b: torch.Tensor, epoch: int, position: int) -> Batch:
         # + 1: SeedSequence takes (seed, epoch) and (seed, epoch, 0) for the same.
         generator = batch_generator(self.seed, epoch, position + 1)
-        images_bchw = self._crop(indices_b.tolist(), generator, run, room_bchw)
-        images_bchw = augment_batch(
-            images_bchw, self.augment, generator, fill=self.preprocess.mean, run=run
-        )
-        images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
+        images_bchw = self._crop(indices_b.tolist(), generator)
+        images_bchw = augment_batch(images_bchw, self.augment, generator, fill=self.preprocess.mean)
+        images_bchw = self._room.normalized(images_bchw)
         labels_b = self.runtime.place(self.labels_n[indices_b])
         images_bchw, targets = mix_by_recipe(
             images_bchw, labels_b, self.num_classes, self.augment, generator
         )
         return Batch(images_bchw, labels_b, indices_b, None if targets is labels_b else targets)
 
-    def _crop(
-        self, indices: list[int], generator: torch.Generator, run: Map, room_bchw: torch.Tensor
-    ) -> torch.Tensor:
+    def _crop(self, indices: list[int], generator: torch.Generator) -> torch.Tensor:
         """(b, c, size, size) uint8 on the device: cropped where it is quickest, if at all."""
         store, size_px, augment = self.store, self.preprocess.size, self.augment
         if crops_randomly(augment) and not store.is_uniform:
             pictures = list(store.get_many(indices))
-            cropped_bchw = crop_pictures(pictures, size_px, augment, generator, run, room_bchw)
+            room_bchw = self._room.for_levels(len(indices))
+            cropped_bchw = crop_pictures(pictures, size_px, augment, generator, room_bchw)
             return self.runtime.place(cropped_bchw)
         images_bchw = self.runtime.place(store.stack(indices))
         if not crops_randomly(augment):
@@ -183,6 +169,7 @@ class EvalLoader:
         self.store, self.preprocess, self.runtime = store, preprocess, runtime
         self.labels_n = torch.as_tensor(labels, dtype=torch.int64)
         self.batch_size = batch_size
+        self._room = _Room(preprocess, batch_size, runtime)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -190,12 +177,12 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self.store), self.batch_size)
-        return _ahead(partial(self._prepare, start) for start in starts)
+        return _ahead((partial(self._prepare, start) for start in starts), self._room.num_threads)
 
     def _prepare(self, start: int) -> Batch:
         indices = range(start, min(start + self.batch_size, len(self.store)))
         images_bchw = self.runtime.place(self.store.stack(indices))
-        images_bchw = _ready(images_bchw, self.preprocess, self.runtime)
+        images_bchw = self._room.normalized(images_bchw)
         labels_b = self.runtime.place(self.labels_n[indices.start : indices.stop])
         return Batch(images_bchw, labels_b, torch.arange(indices.start, indices.stop))
 
@@ -209,11 +196,41 @@ def batch_generator(seed: int, *place: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def _ready(images_bchw: torch.Tensor, preprocess: Preprocess, runtime: Runtime) -> torch.Tensor:
-    """Normalised, lying in memory as the network does."""
-    # A store holds bytes, so floats are the augmentation's own and may be written to.
-    normalized_bchw = normalize(images_bchw, preprocess, in_place=images_bchw.is_floating_point())
-    return normalized_bchw.contiguous(memory_format=runtime.memory_format)
+class _Room:
+    """Where the batches of one loader are made.
+
+    Attributes:
+        num_threads: that prepare batches, each its own. On a CPU one for each that torch computes
+            with; a GPU crops by itself, and one thread keeps it busy.
+    """
+
+    def __init__(self, preprocess: Preprocess, most: int, runtime: Runtime) -> None:
+        self.preprocess, self.runtime = preprocess, runtime
+        on_cpu = runtime.device.type == "cpu"
+        self.num_threads = min(torch.get_num_threads(), MOST_THREADS) if on_cpu else 1
+        num_levels = most * preprocess.channels * preprocess.size**2
+        num_kept = self.num_threads + PREFETCH + 1  # being made, waiting, and in the step
+        self._levels = Buffers(num_levels, num_kept)
+        self._floats = Buffers(num_levels * torch.float32.itemsize, num_kept)
+
+    def for_levels(self, num: int) -> torch.Tensor:
+        """(num, c, size, size) uint8 to write to, on the CPU, channels last."""
+        return self._levels.empty(num, *self._shape, torch.uint8)
+
+    def normalized(self, images_bchw: torch.Tensor) -> torch.Tensor:
+        """The same pictures normalised, lying in memory as the network does."""
+        if images_bchw.is_floating_point():
+            out_bchw = images_bchw  # a store holds bytes, so floats are the augmentation's own
+        elif self.runtime.device.type == "cpu":
+            out_bchw = self._floats.empty(len(images_bchw), *self._shape, torch.float32)
+        else:
+            out_bchw = None
+        normalized_bchw = normalize(images_bchw, self.preprocess, out_bchw=out_bchw)
+        return normalized_bchw.contiguous(memory_format=self.runtime.memory_format)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.preprocess.channels, self.preprocess.size
 
 
 def _batch_slices(num: int, batch_size: int) -> list[slice]:
@@ -223,17 +240,28 @@ def _batch_slices(num: int, batch_size: int) -> list[slice]:
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num], strict=True)]
 
 
-def _ahead(jobs: Iterator[Callable[[], Batch]]) -> Iterator[Batch]:
-    """Run the jobs in order in one thread, a few ahead of the reader."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fieldmark-loader") as pool:
+def _ahead(jobs: Iterator[Callable[[], Batch]], num_threads: int) -> Iterator[Batch]:
+    """What the jobs give, in order; they run in threads, a few ahead of the reader."""
+    ahead = max(PREFETCH, num_threads)
+    with ThreadPoolExecutor(num_threads, "fieldmark-loader", _compute_in_this_thread) as pool:
         pending: deque[Future[Batch]] = deque()
         try:
             for job in jobs:
                 pending.append(pool.submit(job))
-                if len(pending) > PREFETCH:
+                if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _compute_in_this_thread() -> None:
+    """For a thread that is one of several: what torch computes in it, it computes there.
+
+    It would start threads for each of them, which wait for the next sum by spinning, and so take
+    the cores from the others and from the training step.
+    """
+    torch.get_num_threads()  # torch sets its own number when it is first used in a thread
+    ThreadpoolController().limit(limits=1, user_api="openmp")

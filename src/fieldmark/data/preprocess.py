@@ -155,18 +155,21 @@ def to_batch(pictures: Iterable[Pixels]) -> torch.Tensor:
 
 
 def normalize(
-    images_bchw: torch.Tensor, preprocess: Preprocess, *, in_place: bool = False
+    images_bchw: torch.Tensor, preprocess: Preprocess, *, out_bchw: torch.Tensor | None = None
 ) -> torch.Tensor:
     """(b, c, h, w) uint8 in 0-255, or float in 0-1, to normalised float32.
 
     Colours come in as RGB and leave in the network's order; the memory format is kept.
 
     Args:
-        in_place: floats may be written to.
+        out_bchw: on a CPU the result is written here and not to new memory: float32, perhaps
+            `images_bchw` itself. Elsewhere it is not used.
     """
     mean_c11, std_c11 = _mean_std(preprocess, images_bchw.device)
     if images_bchw.device.type == "cpu":
-        normalized = images_bchw if in_place else torch.empty_like(images_bchw, dtype=torch.float32)
+        if out_bchw is None:
+            out_bchw = torch.empty_like(images_bchw, dtype=torch.float32)
+        normalized = out_bchw
         _normalize_on_cpu(images_bchw, normalized, mean_c11, std_c11)
     else:
         levels = images_bchw.float() / 255 if images_bchw.dtype == torch.uint8 else images_bchw
@@ -184,7 +187,7 @@ def _normalize_on_cpu(
     quicker than three means against triples.
     """
     in_place = target is source
-    if source.is_contiguous(memory_format=torch.channels_last):
+    if all(x.is_contiguous(memory_format=torch.channels_last) for x in (source, target)):
         width = source.shape[3]
         source, target = (x.permute(0, 2, 3, 1).flatten(2) for x in (source, target))
         mean_c11, std_c11 = (x.flatten().repeat(width) for x in (mean_c11, std_c11))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from fieldmark.data.augment.colour import jitter_color
-from fieldmark.data.augment.crop import Map, random_resized_crop, random_resized_crop_batch
+from fieldmark.data.augment.crop import random_resized_crop, random_resized_crop_batch
 from fieldmark.data.augment.erase import random_erase_
 from fieldmark.data.augment.geometry import flip, rotate
 from fieldmark.data.augment.mix import mix_batch_
@@ -29,14 +29,13 @@ def crop_pictures(
     size_px: int,
     augment: AugmentRecipe,
     generator: torch.Generator,
-    run: Map = map,
     out_bchw: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Random crops of pictures stored for crops, flipped left-right; see `random_resized_crop`."""
     scale, ratio = _crop_words(augment)
     hflip = _number(augment.hflip)
     return random_resized_crop(
-        pictures, size_px, scale, ratio, generator, hflip=hflip, run=run, out_bchw=out_bchw
+        pictures, size_px, scale, ratio, generator, hflip=hflip, out_bchw=out_bchw
     )
 
 
@@ -67,7 +66,6 @@ def augment_batch(
     augment: AugmentRecipe,
     generator: torch.Generator,
     fill: Sequence[float] | None = None,
-    run: Map = map,
 ) -> torch.Tensor:
     """Everything between crop (with its flip) and normalising, on the device of the pictures.
 
@@ -75,7 +73,6 @@ def augment_batch(
         images_bchw: uint8; they are not written to.
         fill: what RandAugment and TrivialAugment bring in from outside a picture that they move:
             one number a channel, 0-1; middle grey where nothing is said.
-        run: `map`, or that of a thread pool.
 
     Returns:
         The same shape: uint8 (perhaps the pictures themselves), or float32 in 0-1 (never) where
@@ -84,11 +81,9 @@ def augment_batch(
     images_bchw = flip(images_bchw, _number(augment.vflip), generator, dim=-2)
     fill = (0.5,) * images_bchw.shape[1] if fill is None else fill
     if augment.policy == "randaugment":
-        images_bchw = randaugment(
-            images_bchw, augment.num_ops, augment.magnitude, fill, generator, run
-        )
+        images_bchw = randaugment(images_bchw, augment.num_ops, augment.magnitude, fill, generator)
     elif augment.policy == "trivialaugment":
-        images_bchw = trivialaugment(images_bchw, fill, generator, run)
+        images_bchw = trivialaugment(images_bchw, fill, generator)
     if rotation := _number(augment.rotate_degrees):
         images_bchw = rotate(_in_floats(images_bchw), rotation, generator)
     images_bchw = jitter_color(

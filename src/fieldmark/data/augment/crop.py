@@ -1,15 +1,14 @@
 """Random resized crops (Szegedy et al. 2014, sec. 6), by whatever is quick where the pictures are.
 
-On a CPU: torch's antialiased uint8 resize, a picture at a time, in several threads. On a GPU: from
-pictures squashed into squares of one size, all of a batch at once as two matrix products. Either
-way boxes are drawn by `draw_crops`, and resizing is antialiased as torchvision's.
+On a CPU: torch's antialiased uint8 resize, a picture at a time. On a GPU: from pictures squashed
+into squares of one size, all of a batch at once as two matrix products. Either way boxes are drawn
+by `draw_crops`, and resizing is antialiased as torchvision's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +17,6 @@ from fieldmark.data.augment.geometry import draw_flips
 from fieldmark.data.preprocess import Pixels
 
 NUM_TRIES = 10  # boxes drawn for a picture before the largest allowed one is taken
-_PICTURES_PER_TASK = 4  # a task of one picture would cost a tenth of its time in handing it over
-
-
-class Map(Protocol):
-    """`map`, or `ThreadPoolExecutor.map`."""
-
-    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any], /) -> Iterable[Any]:
-        """The results of `function`, in order."""
-        ...
 
 
 def random_resized_crop(
@@ -37,7 +27,6 @@ def random_resized_crop(
     generator: torch.Generator,
     *,
     hflip: float = 0.0,
-    run: Map = map,
     out_bchw: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cut a random part of each picture and resize it to the input. For pictures on the CPU.
@@ -48,8 +37,6 @@ def random_resized_crop(
         ratio: width / height of the part, smallest and largest.
         hflip: probability of a left-right flip, drawn as `geometry.flip` draws it; here it costs
             next to nothing.
-        run: `map`, or that of a thread pool; torch resizes uint8 in one thread, without Python's
-            lock.
         out_bchw: where the crops are written, instead of to new memory, which takes a CPU about as
             long to be given as to fill; with room for at least b pictures, channels last.
 
@@ -63,22 +50,18 @@ def random_resized_crop(
         out_bchw = new_batch(len(pictures), pictures[0].shape[2], size_px)
     done_bchw = out_bchw[: len(pictures)]
 
-    def crop(start: int) -> None:
-        for i in range(start, min(start + _PICTURES_PER_TASK, len(pictures))):
-            top, left, height, width = boxes[i]
-            # A copy: without gaps between its rows a part takes torch's quickest kernel and comes
-            # out with its channels last, and what a store keeps may not be writable.
-            part = pictures[i][top : top + height, left : left + width].copy()
-            # uint8 in, uint8 out: torch resamples whole numbers several times faster than floats.
-            resized_1chw = F.interpolate(
-                torch.from_numpy(part)[None].permute(0, 3, 1, 2),
-                size=(size_px, size_px),
-                mode="bilinear",
-                antialias=True,
-            )
-            done_bchw[i : i + 1] = resized_1chw.flip(-1) if flips[i] else resized_1chw
-
-    list(run(crop, range(0, len(pictures), _PICTURES_PER_TASK)))
+    for i, (top, left, height, width) in enumerate(boxes):
+        # A copy: without gaps between its rows a part takes torch's quickest kernel and comes out
+        # with its channels last, and what a store keeps may not be writable.
+        part = pictures[i][top : top + height, left : left + width].copy()
+        # uint8 in, uint8 out: torch resamples whole numbers several times faster than floats.
+        resized_1chw = F.interpolate(
+            torch.from_numpy(part)[None].permute(0, 3, 1, 2),
+            size=(size_px, size_px),
+            mode="bilinear",
+            antialias=True,
+        )
+        done_bchw[i : i + 1] = resized_1chw.flip(-1) if flips[i] else resized_1chw
     return done_bchw
 
 

@@ -16,12 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fieldmark.data.augment.crop import Map
-
 NUM_BINS: Final = 31  # strengths of an operation, from none to the most
-
-
-_PICTURES_PER_TASK: Final = 4
 
 
 class Strength(NamedTuple):
@@ -112,14 +107,12 @@ def randaugment(
     magnitude: int,
     fill: Sequence[float],
     generator: torch.Generator,
-    run: Map = map,
 ) -> torch.Tensor:
     """`num_ops` operations a picture, one after the other, each of strength `magnitude` (0 to 30).
 
     Args:
         images_bchw: uint8.
         fill: one number a channel, 0-1: what comes in from outside when a picture is moved.
-        run: `map`, or that of a thread pool, for pictures on a CPU.
 
     Returns:
         New pictures, uint8.
@@ -127,14 +120,13 @@ def randaugment(
     space = randaugment_space(*images_bchw.shape[-2:])
     bins_b = torch.full((len(images_bchw),), magnitude)
     rounds = [draw_ops(space, bins_b, generator) for _ in range(num_ops)]
-    return apply_ops(images_bchw, rounds, fill, run)
+    return apply_ops(images_bchw, rounds, fill)
 
 
 def trivialaugment(
     images_bchw: torch.Tensor,
     fill: Sequence[float],
     generator: torch.Generator,
-    run: Map = map,
 ) -> torch.Tensor:
     """One operation a picture, of any strength from none to far more than RandAugment's.
 
@@ -142,11 +134,11 @@ def trivialaugment(
     """
     bins_b = torch.randint(NUM_BINS, (len(images_bchw),), generator=generator)
     rounds = [draw_ops(trivialaugment_space(), bins_b, generator)]
-    return apply_ops(images_bchw, rounds, fill, run)
+    return apply_ops(images_bchw, rounds, fill)
 
 
 def apply_ops(
-    images_bchw: torch.Tensor, rounds: Sequence[Sequence[Op]], fill: Sequence[float], run: Map = map
+    images_bchw: torch.Tensor, rounds: Sequence[Sequence[Op]], fill: Sequence[float]
 ) -> torch.Tensor:
     """Each round's operations, one a picture, after those of the round before.
 
@@ -157,7 +149,7 @@ def apply_ops(
     levels = [round(255 * level) for level in fill]
     changed_bchw = images_bchw.clone()
     if images_bchw.device.type == "cpu":
-        _apply_on_cpu(changed_bchw, rounds, levels, run)
+        _apply_on_cpu(changed_bchw, rounds, levels)
         return changed_bchw
     return _apply_grouped(changed_bchw, rounds, levels)
 
@@ -177,20 +169,14 @@ def _apply_grouped(
 
 
 def _apply_on_cpu(
-    images_bchw: torch.Tensor, rounds: Sequence[Sequence[Op]], fill: list[int], run: Map
+    images_bchw: torch.Tensor, rounds: Sequence[Sequence[Op]], fill: list[int]
 ) -> None:
     """In place."""
-    images_bhwc = images_bchw.permute(0, 2, 3, 1).numpy()
-
-    def change(start: int) -> None:
-        for i in range(start, min(start + _PICTURES_PER_TASK, len(images_bhwc))):
-            pixels = images_bhwc[i]
-            picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-            for ops in rounds:
-                picture = apply_op(picture, ops[i], fill)
-            pixels[...] = np.asarray(picture).reshape(pixels.shape)
-
-    list(run(change, range(0, len(images_bhwc), _PICTURES_PER_TASK)))
+    for i, pixels in enumerate(images_bchw.permute(0, 2, 3, 1).numpy()):
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        for ops in rounds:
+            picture = apply_op(picture, ops[i], fill)
+        pixels[...] = np.asarray(picture).reshape(pixels.shape)
 
 
 T = TypeVar("T", torch.Tensor, Image.Image)

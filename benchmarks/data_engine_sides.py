@@ -76,13 +76,14 @@ def fieldmark_loader(folder: str, size: int, cache: str, *, look: bool = False) 
     from fieldmark.assembly.pictures import look_for_copies
     from fieldmark.auto import Facts, settle
     from fieldmark.data.loader import TrainLoader
-    from fieldmark.data.prepare import labels_of, prepare_data
+    from fieldmark.data.prepare import labels_of, prepare_data, ready_ahead
     from fieldmark.data.sources.scan import scan
     from fieldmark.progress import Silent
     from fieldmark.recipe import Recipe
     from fieldmark.runtime import open_runtime
 
     words = {
+        "data.quick_check": look,
         "data.size": size,
         "data.cache": cache,
         "data.mean": MEAN,
@@ -97,8 +98,9 @@ def fieldmark_loader(folder: str, size: int, cache: str, *, look: bool = False) 
     samples = tuple(replace(sample, part="train") for sample in manifest.samples)
     manifest = replace(manifest, samples=samples)
     facts = Facts(all_grey=False, typical_side_px=375, min_size_px=32, has_norm=True, num_train=400)
-    look_for_copies(manifest, Recipe().with_settings({"data.quick_check": look}), Silent())
     recipe = settle(Recipe().with_settings(words), facts)[0]
+    with ready_ahead(manifest, recipe, runtime, Silent()) as ahead:
+        look_for_copies(manifest, recipe, Silent(), ahead)
     data = prepare_data(manifest, recipe, runtime, Silent())
     labels = labels_of(data.train, manifest.class_names)
     return TrainLoader(

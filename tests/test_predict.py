@@ -14,11 +14,11 @@ import fieldmark.predict as predict_module
 from fieldmark.checkpoint import ModelInfo, save_model
 from fieldmark.data.pictures import open_picture
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.preprocess import load_exact
 from fieldmark.errors import CheckpointError, PictureError, SourceError
 from fieldmark.models.registry import create_model
 from fieldmark.predict import Predictor, find_pictures, load
 from fieldmark.types import Preprocess
+from support.stores import load_exact
 
 NAMES = ("ant", "蜜蜂", "wasp")
 

@@ -25,6 +25,7 @@ from fieldmark.assembly.network import (
 from fieldmark.assembly.pictures import (
     Source,
     check_classes,
+    draw_parts,
     find_samples,
     find_test_part,
     look_for_copies,
@@ -37,10 +38,9 @@ from fieldmark.assembly.seen import say_shared_pictures, write_contents
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.left_out import say_left_out
 from fieldmark.data.manifest import write_manifest
-from fieldmark.data.parts.split import split
 from fieldmark.data.pixels.plan import check_device
 from fieldmark.data.pixels.store import PixelStore
-from fieldmark.data.prepare import decode_exactly, prepare_data
+from fieldmark.data.prepare import decode_exactly, prepare_data, ready_ahead
 from fieldmark.data.sources.candidates import counted
 from fieldmark.errors import FieldmarkError
 from fieldmark.evaluation.metrics import Metrics
@@ -129,21 +129,18 @@ def train(
     check_weights(recipe)
     check_place(out, name)
 
-    # The pictures: found, named, split.
+    # The pictures, found and named; and the weights it starts from.
     found, source_names = find_samples(source, recipe, progress)
-    found = look_for_copies(found, recipe, progress)
-    manifest = split(
-        found,
-        val_fraction=recipe.data.val_fraction,
-        test_fraction=recipe.data.test_fraction,
-        seed=recipe.seed,
-        val_is_val=recipe.data.val_is_val,
-        train_limit=recipe.data.train_limit,
-    )
-
-    # The weights it starts from, and every word that was left open.
     weights = find_weights(recipe, progress)
     recipe, inherited = inherit(recipe, weights)
+
+    # Looked at, and decoded while they are open, for the part they will be in if they have no copy.
+    likely = draw_parts(found, recipe)
+    with ready_ahead(likely, settle_for(recipe, likely)[0], runtime, progress) as ahead:
+        found = look_for_copies(found, recipe, progress, ahead)
+
+    # Split, and every word settled that was left open.
+    manifest = draw_parts(found, recipe)
     recipe, choices = settle_for(recipe, manifest)
     recipe, per_channel = inherit_per_channel(recipe, weights)
     for line in (*manifest.notes, *inherited, *per_channel, *choices):
@@ -158,7 +155,8 @@ def train(
     run = new_run(out, name, default_name=run_name(recipe))
 
     # Pixels, decoded once. Until that has gone well the directory stays empty, free for a retry.
-    data = prepare_data(manifest, recipe, runtime, progress)
+    stored = ahead.stored if ahead else frozenset()
+    data = prepare_data(manifest, recipe, runtime, progress, stored_ahead=stored)
     write_text(run.recipe, to_toml(recipe))
     write_manifest(data.manifest, run.manifest)
     write_contents(run, data.manifest, progress)

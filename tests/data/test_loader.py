@@ -22,12 +22,12 @@ from fieldmark.data.augment import policy as policy_module
 from fieldmark.data.loader import Batch, EvalLoader, TrainLoader, batch_generator
 from fieldmark.data.pixels.form import Form
 from fieldmark.data.pixels.store import PixelStore
-from fieldmark.data.preprocess import Pixels, load_exact, normalize
+from fieldmark.data.preprocess import Pixels, normalize
 from fieldmark.errors import SourceError
 from fieldmark.recipe import AugmentRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess, Sample
-from support.stores import store_of, streamed
+from support.stores import load_exact, store_of, streamed
 
 CPU = Runtime(torch.device("cpu"))
 RGB = Preprocess(8, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

@@ -15,12 +15,12 @@ from fieldmark.auto import Facts, settle
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.parts.split import split
 from fieldmark.data.prepare import PreparedData, decode_exactly, draft_preprocess, prepare_data
-from fieldmark.data.preprocess import load_exact
 from fieldmark.data.sources.scan import scan
 from fieldmark.errors import RecipeError, SourceError
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
 from fieldmark.runtime import open_runtime
+from support.stores import load_exact
 
 MakePictures = Callable[..., Path]
 CPU = open_runtime("cpu")

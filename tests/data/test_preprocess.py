@@ -21,9 +21,6 @@ from fieldmark.data.preprocess import (
     Pixels,
     denormalize,
     fit_to_input,
-    load_canvas,
-    load_exact,
-    load_for_crops,
     measure_mean_std,
     normalize,
     to_batch,
@@ -31,6 +28,7 @@ from fieldmark.data.preprocess import (
 from fieldmark.data.sources.scan import scan
 from fieldmark.errors import PictureError
 from fieldmark.types import Preprocess
+from support.stores import load_canvas, load_exact, load_for_crops
 
 RGB = Preprocess(32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY = Preprocess(28, 1, (0.286,), (0.353,), crop_fraction=1.0)

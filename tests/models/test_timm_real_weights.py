@@ -13,13 +13,14 @@ from sklearn.preprocessing import StandardScaler
 
 from fieldmark.api import train
 from fieldmark.assembly.network import build_network, inherit
-from fieldmark.data.preprocess import load_exact, normalize, to_batch
+from fieldmark.data.preprocess import normalize, to_batch
 from fieldmark.models.official import imagenet_class_names
 from fieldmark.models.timm_bridge import TimmNetwork
 from fieldmark.pretrained import find_pretrained
 from fieldmark.progress import Silent
 from fieldmark.recipe import assemble
 from fieldmark.types import Preprocess
+from support.stores import load_exact
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -18,9 +18,10 @@ from torchvision.transforms.v2 import functional as tvf
 from fieldmark.data.augment.colour import jitter_color
 from fieldmark.data.augment.crop import draw_crops, random_resized_crop
 from fieldmark.data.augment.geometry import rotate
-from fieldmark.data.preprocess import fit_to_input, load_exact
+from fieldmark.data.preprocess import fit_to_input
 from fieldmark.types import Preprocess
 from support.references import is_resized_whole, noise, torchvision_pixels
+from support.stores import load_exact
 
 
 def preprocess(size: int, crop_fraction: float, interpolation: Any = "bilinear") -> Preprocess:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fieldmark.data.pictures import open_picture
 from fieldmark.data.pixels.form import Decoded, Form, Kind
 from fieldmark.data.pixels.holders import InMemory, Streamed
 from fieldmark.data.pixels.store import PixelStore
@@ -27,6 +28,26 @@ class FormOf(Form):
     def decode(self, path: str) -> Decoded:
         pixels = self.load(path)
         return Decoded(pixels, pixels.shape[1] / pixels.shape[0])
+
+
+def load_exact(path: str, preprocess: Preprocess) -> Pixels:
+    """A file as the network is shown it."""
+    return _made(Form("exact", preprocess), path).pixels
+
+
+def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
+    """A file as it is stored for random crops on a CPU."""
+    return _made(Form("crops", preprocess), path).pixels
+
+
+def load_canvas(path: str, preprocess: Preprocess) -> tuple[Pixels, float]:
+    """A file as it is stored for random crops on a GPU, and its proportions."""
+    return tuple(_made(Form("canvas", preprocess), path))
+
+
+def _made(form: Form, path: str) -> Decoded:
+    # Not `Form.decode`, which tests of the cache count.
+    return form.make(open_picture(path, form.preprocess.channels, form.decode_px))
 
 
 def store_of(samples: Sequence[Sample], form: Form, pictures: Sequence[Pixels]) -> PixelStore:

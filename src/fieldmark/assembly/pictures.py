@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fieldmark.checkpoint import ModelInfo
+from fieldmark.data.check.looks import WhileOpen
 from fieldmark.data.check.quick import quick_check
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.manifest import Manifest, read_samples
 from fieldmark.data.parts.groups import group_by, merge
-from fieldmark.data.parts.split import shares_to_draw
+from fieldmark.data.parts.split import shares_to_draw, split
 from fieldmark.data.prepare import PreparedData
 from fieldmark.data.sources.scan import scan
 from fieldmark.errors import (
@@ -62,10 +63,28 @@ def find_samples(
     return manifest.renamed(recipe.data.class_names), manifest.class_names
 
 
-def look_for_copies(manifest: Manifest, recipe: Recipe, progress: Progress) -> Manifest:
+def draw_parts(manifest: Manifest, recipe: Recipe) -> Manifest:
+    """Every picture in a part, as the recipe says; see `split`."""
+    data = recipe.data
+    return split(
+        manifest,
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        seed=recipe.seed,
+        val_is_val=data.val_is_val,
+        train_limit=data.train_limit,
+    )
+
+
+def look_for_copies(
+    manifest: Manifest, recipe: Recipe, progress: Progress, while_open: WhileOpen | None = None
+) -> Manifest:
     """Warn of what would spoil a training, and tie copies of one picture into one group.
 
     Parts that the source gives are not changed. Where nothing is found, neither is anything else.
+
+    Args:
+        while_open: what else is done with the pictures that are opened for it.
     """
     if not recipe.data.quick_check:
         return manifest
@@ -76,7 +95,7 @@ def look_for_copies(manifest: Manifest, recipe: Recipe, progress: Progress) -> M
         test_fraction=data.test_fraction,
         val_is_val=data.val_is_val,
     )
-    quick = quick_check(manifest, progress, shares=shares)
+    quick = quick_check(manifest, progress, shares=shares, while_open=while_open)
     for line in quick.warnings:
         progress.say(line.replace("check SOURCE", f"check {_as_typed(recipe)}"))
     if not quick.together:

@@ -153,7 +153,7 @@ class EvalLoader:
     """Every picture once, in order, exactly as `Preprocess` makes it. Never augmented.
 
     Args:
-        store: pictures loaded with `load_exact`.
+        store: pictures in the form "exact".
         labels: class number of each picture in the store, -1 where unknown.
     """
 

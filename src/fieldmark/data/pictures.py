@@ -14,16 +14,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from fieldmark.data.modes import is_grey, is_wide, to_mode
 from fieldmark.data.sources.arrow import is_arrow_locator, read_arrow
 from fieldmark.data.sources.idx import load_idx
 from fieldmark.data.sources.named import NAMED_SOURCES, load_named
@@ -45,8 +46,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _SAFE_FORMATS: Final = (
     *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "ICO"),
 )
-_GREY_MODES: Final = ("1", "L", "LA", "La", "I")
+_SCALED_FORMATS: Final = ("JPEG", "MPO")  # decoded at 1/2, 1/4 or 1/8 where that is enough
 _NUM_PROBE_THREADS: Final = 8  # waiting for the disk, not for the processor
+_NUM_REMEMBERED: Final = 20_000  # headers; a scan and two estimates ask for the same ones
 _PROBES_PER_TASK: Final = 32
 
 # First bytes of what people take for pictures, or for whole ones: (pattern, what to say).
@@ -62,8 +64,6 @@ _SIGNATURES: Final = (
     (rb"GIF8", "damaged or truncated: begins like a GIF, but its header cannot be read"),
     (rb"RIFF....WEBP", "damaged or truncated: begins like a WebP, but cannot be read"),
 )
-
-_BITS_TAG: Final = 258  # BitsPerSample (TIFF 6.0, section 8)
 
 # EXIF orientation (tag 0x0112, CIPA DC-008, section 4.6.4): what brings the picture upright.
 _ORIENTATION_TAG: Final = 0x0112
@@ -137,14 +137,14 @@ def open_with_header(
         header = Header("", stored_mode, bits=8, has_alpha=False, width=width, height=height)
         return Image.fromarray(pixels).convert(mode), header
     with _opened(path) as picture:
-        stored, is_wide = picture.size, _is_wide(picture)
-        if min_short_side_px is not None and picture.format in ("JPEG", "MPO"):
+        stored, wide = picture.size, is_wide(picture)
+        if min_short_side_px is not None and picture.format in _SCALED_FORMATS:
             # A square request, so it does not matter whether EXIF swaps the axes.
             picture.draft(None, (max(1, min_short_side_px),) * 2)
         picture.load()
         # Only now: Pillow turns a TIFF itself while loading, and then takes its mark away.
         orientation = _orientation(picture)
-        result = _to_mode(picture, mode)
+        result = to_mode(picture, mode)
         if orientation in _UPRIGHT:
             result = result.transpose(_UPRIGHT[orientation])
         # Whether `size` is that of a turned picture depends on Pillow's version; the result knows.
@@ -152,13 +152,26 @@ def open_with_header(
         header = Header(
             picture.format or "",
             picture.mode,
-            bits=16 if is_wide else 8,
+            bits=16 if wide else 8,
             has_alpha=picture.has_transparency_data,
             width=stored[0] if same_way else stored[1],
             height=stored[1] if same_way else stored[0],
         )
     result.info = {}  # or the next reader of the orientation would turn it again
     return result, header
+
+
+def decode_alike(header: Header, one_px: int, other_px: int) -> bool:
+    """Whether `open_with_header` gives the same pixels for these two `min_short_side_px`."""
+    short_px = min(header.width, header.height)
+    return header.format not in _SCALED_FORMATS or (
+        _jpeg_scale(short_px, one_px) == _jpeg_scale(short_px, other_px)
+    )
+
+
+def _jpeg_scale(short_px: int, min_px: int) -> int:
+    """By what `Image.draft` divides a picture with this short side."""
+    return next(scale for scale in (8, 4, 2, 1) if scale <= max(1, short_px // max(1, min_px)))
 
 
 def probe_picture(path: str) -> Probe:
@@ -169,6 +182,16 @@ def probe_picture(path: str) -> Probe:
     """
     if (pixels := read_bundled(path)) is not None:
         return Probe(pixels.shape[1], pixels.shape[0], is_grey=pixels.ndim == 2)
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):  # inside another file, or not there: said when it is opened
+        return _probe_file(path, ())
+    return _probe_file(path, (status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+@lru_cache(_NUM_REMEMBERED)
+def _probe_file(path: str, state: tuple[int, ...]) -> Probe:
+    """`state` changes with the file."""
     with _opened(path) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):
@@ -178,7 +201,7 @@ def probe_picture(path: str) -> Probe:
         in_header = picture.format != "PNG" or "exif" in picture.info
         if in_header and _orientation(picture) >= 5:
             width, height = height, width
-        return Probe(width, height, is_grey=_is_grey(picture.mode))
+        return Probe(width, height, is_grey=is_grey(picture.mode))
 
 
 def probe_pictures(paths: Sequence[str], progress: Progress) -> list[Probe | PictureError]:
@@ -345,36 +368,3 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:
         return 1  # the pixels may well be sound
     return value if isinstance(value, int) and value in _UPRIGHT else 1
-
-
-def _is_wide(picture: Image.Image) -> bool:
-    """More than 8 bits a channel. Pillow gives 16-bit colour as 8, and tells in how it unpacks."""
-    tiles = getattr(picture, "tile", ())
-    return picture.mode.startswith("I") or any(";16" in str(tile[3]) for tile in tiles)
-
-
-def _is_grey(mode: str) -> bool:
-    return mode in _GREY_MODES or mode.startswith("I;")
-
-
-def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    if picture.mode == "I" or picture.mode.startswith("I;"):
-        return _high_byte(picture).convert(mode)
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert(mode)
-    return picture.convert(mode)
-
-
-def _high_byte(picture: Image.Image) -> Image.Image:
-    """16-bit grey to 8, and 12-bit where the file declares it. The high byte inverts the usual
-    widening (v * 257) exactly, and is what Pillow keeps of 16-bit colour; stretching to the
-    picture's own range would make brightness mean something else in every file."""
-    values: NDArray[Any] = np.asarray(picture)
-    if values.min() < 0 or values.max() > 65535:
-        raise PictureError("whole-number pixels outside 0-65535: save with 8 or 16 bits")
-    bits = picture.tag_v2.get(_BITS_TAG, (16,)) if isinstance(picture, TiffImageFile) else (16,)
-    if bits == (32,) and 0 < values.max() < 256:  # as 16 bits it would all be black
-        raise PictureError("32-bit pixels all below 256, whose range is not known: save with 8")
-    return Image.fromarray((values >> (4 if bits == (12,) else 8)).astype(np.uint8))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,6 +13,7 @@ from fieldmark.data.augment import crops_randomly
 from fieldmark.data.contents import Content, contents_of
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.pictures import read_bundled
+from fieldmark.data.pixels.ahead import Ahead, storing_ahead
 from fieldmark.data.pixels.build import build_store
 from fieldmark.data.pixels.form import Form
 from fieldmark.data.pixels.plan import Plan, plan_pixels
@@ -51,13 +53,19 @@ class PreparedData:
 
 
 def prepare_data(
-    manifest: Manifest, recipe: Recipe, runtime: Runtime, progress: Progress
+    manifest: Manifest,
+    recipe: Recipe,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    stored_ahead: Container[str] = frozenset(),
 ) -> PreparedData:
     """Decode every picture once and measure what the recipe leaves to measuring.
 
     Args:
         manifest: split into parts.
         recipe: settled, but for mean and std.
+        stored_ahead: what `ready_ahead` stored: it is found as if an earlier run had.
 
     Raises:
         SourceError: a class or a part has no readable picture left, or one cannot be read and
@@ -66,17 +74,8 @@ def prepare_data(
             are to be kept.
     """
     draft = draft_preprocess(recipe)
-    forms: dict[Part, Form] = {
-        "train": training_form(recipe.augment, draft, runtime.device),
-        "val": Form("exact", draft),
-        "test": Form("exact", draft),
-    }
-    num_bytes = sum(
-        form.estimate_bytes([sample.path for sample in manifest.of_part(part)])
-        for part, form in forms.items()
-    )
-    is_decoded = read_bundled(manifest.samples[0].path) is not None
-    plan = plan_pixels(recipe.data.cache, num_bytes, runtime.device, is_decoded=is_decoded)
+    forms = forms_of(recipe, draft, runtime)
+    plan = _plan(manifest, forms, recipe, runtime)
     progress.say(plan.reason)
     contents = _contents(manifest.samples, plan, progress)
 
@@ -92,15 +91,66 @@ def prepare_data(
             strict=recipe.data.strict,
             title=f"decoding {part}",
             progress=progress,
+            stored_ahead=stored_ahead,
         )
 
     train, val, test = store("train"), store("val"), store("test")
-    if num_found := train.num_found + val.num_found + test.num_found:
+    if num_found := sum(store.num_found for store in (train, val, test)):
         of_all = f"{num_found:,} of {len(manifest.samples):,} pictures"
         progress.say(f"{of_all} were decoded by an earlier run")
     readable = manifest.without([*train.left_out, *val.left_out, *test.left_out])
     check_train_has_all_classes(manifest, train)
     return PreparedData(readable, measured(draft, recipe, train), train, val, test)
+
+
+@contextmanager
+def ready_ahead(
+    manifest: Manifest, recipe: Recipe, runtime: Runtime, progress: Progress
+) -> Iterator[Ahead | None]:
+    """Around looking at the pictures, before `prepare_data`: stores what is open anyway.
+
+    Args:
+        manifest: split into parts as it will most likely be.
+        recipe: settled, but for mean and std.
+
+    Yields:
+        None where nobody looks, nothing is to be kept, or a look opens pictures in another way.
+
+    Raises:
+        RecipeError: as `prepare_data`.
+    """
+    draft = draft_preprocess(recipe)
+    if not recipe.data.quick_check or draft.channels != 3:
+        yield None
+        return
+    forms = forms_of(recipe, draft, runtime)
+    plan = _plan(manifest, forms, recipe, runtime)
+    if plan.cache is None:
+        yield None
+        return
+    paths: dict[Form, list[str]] = {}
+    for sample in manifest.samples:
+        if sample.part:
+            paths.setdefault(forms[sample.part], []).append(sample.path)
+    contents = _contents(manifest.samples, plan, progress)
+    with storing_ahead(paths, contents, plan.cache, progress) as ahead:
+        yield ahead
+
+
+def forms_of(recipe: Recipe, preprocess: Preprocess, runtime: Runtime) -> dict[Part, Form]:
+    """How the pictures of each part are stored."""
+    exact = Form("exact", preprocess)
+    train = training_form(recipe.augment, preprocess, runtime.device)
+    return {"train": train, "val": exact, "test": exact}
+
+
+def _plan(manifest: Manifest, forms: Mapping[Part, Form], recipe: Recipe, runtime: Runtime) -> Plan:
+    num_bytes = sum(
+        form.estimate_bytes([sample.path for sample in manifest.of_part(part)])
+        for part, form in forms.items()
+    )
+    is_decoded = read_bundled(manifest.samples[0].path) is not None
+    return plan_pixels(recipe.data.cache, num_bytes, runtime.device, is_decoded=is_decoded)
 
 
 def decode_exactly(

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fieldmark.data.pictures import open_picture
 from fieldmark.types import Preprocess
 
 Pixels = npt.NDArray[np.uint8]  # (h, w, c)
@@ -44,33 +43,37 @@ FILTERS: Final = {
 }
 
 
-def load_exact(path: str, preprocess: Preprocess) -> Pixels:
+def decode_px(preprocess: Preprocess, *, whole: bool) -> int:
+    """The short side that a JPEG must keep when it is decoded (see `open_picture`).
+
+    Args:
+        whole: for `whole_pixels` and `canvas_pixels`; else for `exact_pixels`.
+    """
+    share = STORE_MARGIN if whole else 1 / preprocess.crop_fraction
+    return round(round(preprocess.size * share) * DECODE_MARGIN)
+
+
+def exact_pixels(picture: Image.Image, preprocess: Preprocess) -> Pixels:
     """The picture as the network is shown it in evaluation and prediction.
+
+    Args:
+        picture: from `open_picture`, in as many channels as the preprocess says.
 
     Returns:
         (size, size, c) uint8.
-
-    Raises:
-        PictureError: the file cannot be used; its `problem` says why in a few words.
     """
-    short_px = round(preprocess.size / preprocess.crop_fraction)
-    picture = open_picture(path, preprocess.channels, round(short_px * DECODE_MARGIN))
     return _pixels(fit_to_input(picture, preprocess))
 
 
-def load_for_crops(path: str, preprocess: Preprocess) -> Pixels:
+def whole_pixels(picture: Image.Image, preprocess: Preprocess) -> Pixels:
     """The whole picture, scaled so that random crops can be cut from it.
 
     Never scaled up, but with "squash": then all of it is a square, as in evaluation.
 
     Returns:
         (h, w, c) uint8 with `min(h, w) <= STORE_SPARE * round(STORE_MARGIN * size)`.
-
-    Raises:
-        PictureError: the file cannot be used.
     """
     short_px = round(preprocess.size * STORE_MARGIN)
-    picture = open_picture(path, preprocess.channels, round(short_px * DECODE_MARGIN))
     width, height = picture.size
     if preprocess.resize == "squash":
         side = min(short_px, max(width, height))
@@ -89,7 +92,7 @@ def store_scale(shown_px: float, wanted_px: float) -> float:
     return 1.0 if shown_px <= STORE_SPARE * wanted_px else wanted_px / shown_px
 
 
-def load_canvas(path: str, preprocess: Preprocess) -> tuple[Pixels, float]:
+def canvas_pixels(picture: Image.Image, preprocess: Preprocess) -> tuple[Pixels, float]:
     """The whole picture squashed (or enlarged) to one square, for batched crops on a GPU.
 
     Pictures of one shape can be cut and resized a batch at a time. The proportions are not lost:
@@ -100,12 +103,8 @@ def load_canvas(path: str, preprocess: Preprocess) -> tuple[Pixels, float]:
         (side, side, c) uint8 with `side = round(STORE_MARGIN * size)`; and width / height of what
         it shows: of the picture within `MAX_ASPECT`, or 1 with "squash", where crops are cut from
         the square that the network is shown.
-
-    Raises:
-        PictureError: the file cannot be used.
     """
     side = round(preprocess.size * STORE_MARGIN)
-    picture = open_picture(path, preprocess.channels, round(side * DECODE_MARGIN))
     width, height = picture.size
     resample = FILTERS[preprocess.interpolation]
     if preprocess.resize == "squash":

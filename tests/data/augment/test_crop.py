@@ -23,9 +23,9 @@ from fieldmark.data.augment.crop import (
     sizes_of_canvases,
 )
 from fieldmark.data.augment.geometry import flip
-from fieldmark.data.preprocess import load_canvas, load_for_crops
 from fieldmark.types import Preprocess
 from support.pictures import noise_batch, seeded
+from support.stores import load_canvas, load_for_crops
 
 SCALE, RATIO = (0.35, 1.0), (0.75, 1.333)
 

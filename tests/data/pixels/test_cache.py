@@ -18,18 +18,18 @@ import pytest
 from PIL import Image
 
 from fieldmark.data.contents import contents_of
-from fieldmark.data.pixels import build as build_module
 from fieldmark.data.pixels import cache as cache_module
+from fieldmark.data.pixels import keeping as keeping_module
 from fieldmark.data.pixels import packs
 from fieldmark.data.pixels.build import Keep, build_store
 from fieldmark.data.pixels.cache import DEFAULT_LIMIT, PixelCache
 from fieldmark.data.pixels.form import FORM_VERSION, Decoded, Form
 from fieldmark.data.pixels.holders import OnDisk
 from fieldmark.data.pixels.store import PixelStore
-from fieldmark.data.preprocess import load_canvas, load_exact, load_for_crops
 from fieldmark.errors import OutputError
 from fieldmark.progress import Silent
 from fieldmark.types import Preprocess, Sample
+from support.stores import load_canvas, load_exact, load_for_crops
 
 MakePictures = Callable[..., Path]
 PREPROCESS = Preprocess(16, 3, (0.0,) * 3, (1.0,) * 3)
@@ -300,7 +300,7 @@ def test_without_a_place_to_write_pictures_are_only_held(
 def test_a_disk_that_fills_up_costs_only_the_next_run(
     folder: Path, cache: PixelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = build_module.PackWriter.add
+    real = keeping_module.PackWriter.add
     written = 0
 
     def fill_up(writer: Any, content: str, picture: Any) -> None:
@@ -310,7 +310,7 @@ def test_a_disk_that_fills_up_costs_only_the_next_run(
             raise OutputError("cannot write: no space left on device", fix="make room")
         real(writer, content, picture)
 
-    monkeypatch.setattr(build_module.PackWriter, "add", fill_up)
+    monkeypatch.setattr(keeping_module.PackWriter, "add", fill_up)
     check_pixels(build(folder, cache, "ram"), load_exact)
     assert cache.num_bytes == 0
     assert not list(cache.root.rglob(f"*{packs.UNSEALED}"))

@@ -16,11 +16,11 @@ from fieldmark.data.pixels.build import build_store
 from fieldmark.data.pixels.form import Form
 from fieldmark.data.pixels.holders import InMemory, OnDevice, Streamed
 from fieldmark.data.pixels.store import PixelStore
-from fieldmark.data.preprocess import Pixels, load_exact
+from fieldmark.data.preprocess import Pixels
 from fieldmark.errors import SourceError
 from fieldmark.progress import Silent
 from fieldmark.types import LeftOut, Preprocess, Sample
-from support.stores import FormOf, streamed
+from support.stores import FormOf, load_exact, streamed
 
 TINY = Preprocess(16, 3, (0.0,) * 3, (1.0,) * 3)
 

@@ -84,7 +84,7 @@ def random_resized_crop_batch(
     the very boxes that `random_resized_crop` draws with the same generator.
 
     Args:
-        canvases_bchw: (b, c, side, side) uint8 on any device, from `preprocess.load_canvas`.
+        canvases_bchw: (b, c, side, side) uint8 on any device, from `preprocess.canvas_pixels`.
         aspects_b: width / height of what each shows, on the CPU.
 
     Returns:

@@ -1,7 +1,8 @@
 """One cheap look at every picture: all that a check needs to know of it.
 
-A picture is decoded once, a photo at a fraction of its size, and what was seen is remembered by the
-content of the file: a second check decodes nothing.
+A picture is decoded once, a large photo at a fraction of its size, and what was seen is remembered
+by the content of the file: a second check decodes nothing. A training, which needs the pictures
+too, stores them while they are open.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fieldmark.data.contents import content_keys
+from fieldmark.data.contents import Content, contents_of
 from fieldmark.data.memory import Memory
 from fieldmark.data.parallel import in_parallel
-from fieldmark.data.pictures import open_with_header
+from fieldmark.data.pictures import Header, open_with_header
 from fieldmark.errors import PictureError
 from fieldmark.progress import Progress
 
 # Names what is remembered: to be counted up when a look sees anything else than it did.
-_KIND: Final = "look-2"
+_KIND: Final = "look-3"
+# A JPEG is opened with at least this short side: as large as a training at 224 px needs it, so
+# that one decoding does for both (`pixels.ahead`). Smaller would be little quicker: most of the
+# time goes into unpacking, which is the same at every scale.
+LOOK_DECODE_PX: Final = 672
 LOOK_SIDE_PX: Final = 96  # pictures are looked at with this short side, or smaller if they are
 THUMB_PX: Final = 32  # what imagehash.phash makes of a picture before it transforms it
 CHROMA_PX: Final = 4
@@ -93,8 +98,23 @@ class Look:
         return replace(self, signature=None)
 
 
+class WhileOpen(Protocol):
+    """What else is made of a picture that is open for its look."""
+
+    def make(self, key: str, picture: Image.Image, header: Header) -> Any:
+        """Something of the picture whose content has this key; None makes nothing. Called in
+        several threads. The picture is "RGB", opened with LOOK_DECODE_PX, and not to be changed."""
+
+    def keep(self, content: Content, path: str, made: Any) -> None:
+        """Take what `make` gave. Called in one thread."""
+
+
 def look_at(
-    paths: Sequence[str], progress: Progress, *, memory: Memory | None = None
+    paths: Sequence[str],
+    progress: Progress,
+    *,
+    memory: Memory | None = None,
+    while_open: WhileOpen | None = None,
 ) -> Iterator[Look | PictureError]:
     """Look at every picture, in order; what is wrong with a file takes its place.
 
@@ -103,18 +123,20 @@ def look_at(
 
     Args:
         memory: where looks are remembered; None takes the user's cache.
+        while_open: what else is done with the pictures that are opened.
     """
     memory = memory or Memory()
-    contents = content_keys(paths, progress, memory=memory)
+    contents = contents_of(paths, progress, memory=memory)
     # What cannot be read has no content to be known by.
-    names = [c or f"unreadable {path}" for path, c in zip(paths, contents, strict=True)]
+    names = [c.key if c else f"unreadable {path}" for path, c in zip(paths, contents, strict=True)]
+    files = [_File(*item) for item in zip(names, paths, contents, strict=True)]
     slices = [slice(start, start + _SLICE) for start in range(0, len(names), _SLICE)]
     todo = {*names}
     for part in slices:
         todo.difference_update(memory.facts(_KIND, names[part]))
     if not todo:
         for part in slices:
-            yield from _look_at_some(names[part], paths[part], memory, lambda _: None)
+            yield from _look_at_some(files[part], memory, lambda _: None, while_open)
         return
     with progress.task("examining the pictures", len(todo)) as task:
 
@@ -124,40 +146,58 @@ def look_at(
                 task.advance()
 
         for part in slices:
-            yield from _look_at_some(names[part], paths[part], memory, done)
+            yield from _look_at_some(files[part], memory, done, while_open)
+
+
+class _File(NamedTuple):
+    """One to look at; `name` is the key of its content, or says that it has none."""
+
+    name: str
+    path: str
+    content: Content | None
 
 
 def _look_at_some(
-    names: Sequence[str], paths: Sequence[str], memory: Memory, done: Callable[[str], None]
+    files: Sequence[_File],
+    memory: Memory,
+    done: Callable[[str], None],
+    while_open: WhileOpen | None,
 ) -> list[Look | PictureError]:
     """Looks in order, by what is remembered or anew; `done` hears of the latter."""
     found: dict[str, Look | PictureError] = {}
-    for name, fact in memory.facts(_KIND, {*names}).items():
+    for name, fact in memory.facts(_KIND, {file.name for file in files}).items():
         if (look := _from_text(fact)) is not None:
             found[name] = look
-    fresh: dict[str, str] = {}
-    for path, name in zip(paths, names, strict=True):  # of equal files one is looked at
-        if name not in found:
-            fresh.setdefault(name, path)
+    fresh: dict[str, _File] = {}
+    for file in files:  # of equal files one is looked at
+        if file.name not in found:
+            fresh.setdefault(file.name, file)
+
+    def open_and_look(file: _File) -> tuple[Look | PictureError, Any]:
+        try:
+            picture, header = open_with_header(file.path, 3, LOOK_DECODE_PX)
+        except PictureError as error:
+            return error, None
+        made = while_open.make(file.name, picture, header) if while_open else None
+        return _look(file.name, picture, header), made
+
     seen: dict[str, Look] = {}
     try:
-        for name, look_or_error in zip(
-            fresh, in_parallel(lambda item: _look(*item), [*fresh.items()]), strict=True
+        for (name, file), (look_or_error, made) in zip(
+            fresh.items(), in_parallel(open_and_look, [*fresh.values()]), strict=True
         ):
             found[name] = look_or_error
             if isinstance(look_or_error, Look):
                 seen[name] = look_or_error
+            if while_open and file.content and made is not None:
+                while_open.keep(file.content, file.path, made)
             done(name)
     finally:  # also what was done before Ctrl-C
         memory.remember_facts(_KIND, {name: _to_text(look) for name, look in seen.items()})
-    return [found[name] for name in names]
+    return [found[file.name] for file in files]
 
 
-def _look(content: str, path: str) -> Look | PictureError:
-    try:
-        picture, header = open_with_header(path, 3, LOOK_SIDE_PX)
-    except PictureError as error:
-        return error
+def _look(content: str, picture: Image.Image, header: Header) -> Look:
     full = (picture.width, picture.height) == (header.width, header.height)
     small = _reduced(picture)
     key = content
@@ -187,7 +227,9 @@ def _reduced(picture: Image.Image) -> Image.Image:
     if scale >= 1:
         return picture
     size = (round(picture.width * scale), round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.BOX)
+    # With a gap whole pixels are averaged first, which is half as quick again; what is left to do
+    # wants a smoother filter than a box.
+    return picture.resize(size, Image.Resampling.HAMMING, reducing_gap=1.0)
 
 
 def _mean_std(picture: Image.Image) -> tuple[list[float], list[float]]:

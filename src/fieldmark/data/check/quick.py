@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fieldmark.data.check.copies import compare, uncompared
 from fieldmark.data.check.duplicates import find_duplicates
 from fieldmark.data.check.findings import Finding, Kind
-from fieldmark.data.check.looks import look_at
+from fieldmark.data.check.looks import WhileOpen, look_at
 from fieldmark.data.check.oddities import find_blank, find_class_sizes, seen_of
 from fieldmark.data.manifest import Manifest
 from fieldmark.data.parts.chains import Together, keep_together
@@ -39,16 +39,22 @@ class QuickCheck:
 
 
 def quick_check(
-    manifest: Manifest, progress: Progress, *, shares: Sequence[float] = ()
+    manifest: Manifest,
+    progress: Progress,
+    *,
+    shares: Sequence[float] = (),
+    while_open: WhileOpen | None = None,
 ) -> QuickCheck:
     """Look for copies, blank pictures and small classes. Unreadable pictures are passed over:
     decoding them names them anyway. Nothing is changed, parts that the source gives least of all.
 
     Args:
         shares: of the parts that will be drawn; none where nothing is.
+        while_open: what else is done with the pictures that are opened.
     """
     samples = manifest.samples
-    copies, looks = compare(look_at([sample.path for sample in samples], progress), progress)
+    looked = look_at([sample.path for sample in samples], progress, while_open=while_open)
+    copies, looks = compare(looked, progress)
     together = keep_together(samples, copies, shares)
     found = find_duplicates(samples, copies)
     told: tuple[tuple[Kind, str, str], ...] = (

@@ -3,8 +3,7 @@ and added to the pixel cache, and all of it put where this run wants it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,10 +14,11 @@ from fieldmark.data.parallel import in_parallel
 from fieldmark.data.pixels.cache import PixelCache
 from fieldmark.data.pixels.form import Decoded, Form
 from fieldmark.data.pixels.holders import Holder, InMemory, OnDevice, OnDisk, Streamed
-from fieldmark.data.pixels.packs import PackReader, PackWriter, Place
+from fieldmark.data.pixels.keeping import found, writing
+from fieldmark.data.pixels.packs import PackReader, Place
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.preprocess import Pixels
-from fieldmark.errors import OutputError, PictureError, SourceError
+from fieldmark.errors import PictureError, SourceError
 from fieldmark.progress import Progress
 from fieldmark.types import LeftOut, Sample
 
@@ -36,6 +36,7 @@ def build_store(
     strict: bool,
     title: str,
     progress: Progress,
+    stored_ahead: Container[str] = frozenset(),
 ) -> PixelStore:
     """Decode every picture once, unless an earlier run has.
 
@@ -48,6 +49,7 @@ def build_store(
             run.
         contents: `contents_of` the samples, where there is a cache.
         strict: the first picture that cannot be read raises instead of being left out.
+        stored_ahead: keys of contents that this run has put into the cache itself.
 
     Raises:
         SourceError: `strict`, and a picture cannot be read.
@@ -66,7 +68,7 @@ def build_store(
 
     with (
         progress.task(title, total=len(samples)) as task,
-        _found(cache, form, keys, progress) as places,
+        found(cache, form, keys, progress) as places,
     ):
         # What is there already.
         known = [index for index, key in enumerate(keys) if key in places]
@@ -75,20 +77,16 @@ def build_store(
             if pixels is not None:
                 gathered.add(index, Decoded(pixels, place.aspect))
                 task.advance()
-        gathered.num_found = len(gathered.aspects)
+        gathered.num_found = sum(keys[index] not in stored_ahead for index in gathered.aspects)
 
         # What is not, and what has gone since it was found.
         todo = [index for index in range(len(samples)) if index not in gathered.aspects]
-        with _writing(
-            cache, form, [samples[index].path for index in todo], keep, progress
-        ) as write:
+        paths = [samples[index].path for index in todo]
+        with writing(cache, form, paths, progress, needed=keep == "disk") as write:
             for index, result in zip(todo, in_parallel(decode, todo), strict=True):
                 if not isinstance(result, PictureError):
                     gathered.add(index, result)
-                    content = contents[index]
-                    # A file that was replaced since it was hashed is not what its key says.
-                    if content is not None and content.is_as_it_was(samples[index].path):
-                        write(content.key, result)
+                    write(contents[index], samples[index].path, result)
                 elif strict:
                     raise unreadable(samples[index].path, result)
                 else:
@@ -175,80 +173,6 @@ class _Gathered:
         if written := {key for key in wanted if key and key not in places}:
             places = {**places, **cache.find(self.form, written)}
         return OnDisk((places.get(key) for key in wanted), decode_again)
-
-
-@contextmanager
-def _found(
-    cache: PixelCache | None, form: Form, keys: Sequence[str | None], progress: Progress
-) -> Iterator[dict[str, Place]]:
-    """What the cache has of these pictures; the rest is ours to decode until the block ends."""
-    if cache is None:
-        yield {}
-        return
-    places = cache.find(form, filter(None, keys))
-    missing = {key for key in keys if key and key not in places}
-    if not missing:
-        yield places
-        return
-    with cache.decoding(form, missing, progress):
-        # Where it was waited for, another process has just decoded them.
-        yield places | cache.find(form, missing)
-
-
-class _Write:
-    """Adds pictures to the cache until it cannot be written; what is there twice goes in once."""
-
-    def __init__(self, writer: PackWriter | None, progress: Progress, *, needed: bool) -> None:
-        self.writer, self.progress, self.needed = writer, progress, needed
-        self._written: set[str] = set()
-
-    def __call__(self, content: str, picture: Decoded) -> None:
-        if self.writer is not None and content not in self._written:
-            self._written.add(content)
-            with self._giving_up(self.writer):
-                self.writer.add(content, picture)
-
-    def seal(self) -> None:
-        if self.writer is not None:
-            with self._giving_up(self.writer):
-                self.writer.seal()
-
-    @contextmanager
-    def _giving_up(self, writer: PackWriter) -> Iterator[None]:
-        try:
-            yield
-        except OutputError as error:
-            writer.discard()
-            self.writer = None
-            if self.needed:
-                raise
-            self.progress.say(f"{error.problem}; the next run decodes these pictures again")
-
-
-@contextmanager
-def _writing(
-    cache: PixelCache | None, form: Form, paths: Sequence[str], keep: Keep, progress: Progress
-) -> Iterator[_Write]:
-    """Whatever ends the block, what was written until then is found by the next run."""
-    writer = None
-    # Where the pictures are read from disk they are written even if that takes more room than
-    # was planned (another run may have taken it): decoding them in every epoch would be worse.
-    if (
-        cache is not None
-        and paths
-        and (cache.make_room(form.estimate_bytes(paths)) or keep == "disk")
-    ):
-        writer = PackWriter(cache.folder(form), len(paths))
-    write = _Write(writer, progress, needed=keep == "disk")
-    try:
-        yield write
-    except BaseException:
-        with suppress(OutputError):
-            write.seal()
-        raise
-    write.seal()
-    if cache is not None and keep != "disk":
-        cache.make_room(0)  # the estimate may have been too low, or another run written beside us
 
 
 def unreadable(path: str, error: PictureError) -> SourceError:

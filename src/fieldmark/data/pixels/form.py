@@ -11,19 +11,20 @@ from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 import PIL
-from PIL import features
+from PIL import Image, features
 
-from fieldmark.data.pictures import Probe, probe_pictures
+from fieldmark.data.pictures import Probe, open_picture, probe_pictures
 from fieldmark.data.preprocess import (
     DECODE_MARGIN,
     MAX_ASPECT,
     STORE_MARGIN,
     STORE_SPARE,
     Pixels,
-    load_canvas,
-    load_exact,
-    load_for_crops,
+    canvas_pixels,
+    decode_px,
+    exact_pixels,
     store_scale,
+    whole_pixels,
 )
 from fieldmark.progress import Silent
 from fieldmark.types import Preprocess
@@ -67,14 +68,23 @@ class Form:
         Raises:
             PictureError: the file cannot be used.
         """
+        return self.make(open_picture(path, self.preprocess.channels, self.decode_px))
+
+    def make(self, picture: Image.Image) -> Decoded:
+        """The same of a picture that was opened with `decode_px`."""
         match self.kind:
             case "canvas":
-                return Decoded(*load_canvas(path, self.preprocess))
+                return Decoded(*canvas_pixels(picture, self.preprocess))
             case "crops":
-                pixels = load_for_crops(path, self.preprocess)
+                pixels = whole_pixels(picture, self.preprocess)
             case "exact":
-                pixels = load_exact(path, self.preprocess)
+                pixels = exact_pixels(picture, self.preprocess)
         return Decoded(pixels, pixels.shape[1] / pixels.shape[0])
+
+    @property
+    def decode_px(self) -> int:
+        """The short side that a JPEG must keep when it is decoded."""
+        return decode_px(self.preprocess, whole=self.kind != "exact")
 
     @property
     def is_uniform(self) -> bool:

@@ -36,6 +36,7 @@ UNSEALED: Final = ".unsealed"
 # What a crash can cost at most, and how large a file gets.
 PACK_PICTURES: Final = 8192
 PACK_BYTES: Final = 256 * 2**20
+_SYNC_BYTES: Final = 32 * 2**20  # are brought to the disk at a time
 
 # A header entry is a name of 64 digits and an aspect, and some 60 characters about the tensor.
 _ENTRY_BYTES: Final = 200
@@ -74,6 +75,8 @@ class PackWriter:
         self._stream: BinaryIO | None = None
         self._entries: dict[str, dict[str, object]] = {}
         self._end = 0
+        self._synced = 0
+        self._sync: threading.Thread | None = None
 
     def add(self, content: str, picture: Decoded) -> None:
         """Write a picture; it can be found once its pack is sealed.
@@ -96,6 +99,7 @@ class PackWriter:
             "data_offsets": [self._end, self._end + pixels.nbytes],
         }
         self._end += pixels.nbytes
+        self._sync_beside(self._stream)
         if len(self._entries) >= self.num_pictures or self._end >= PACK_BYTES:
             self.seal()
 
@@ -110,6 +114,7 @@ class PackWriter:
         stream, unsealed = self._stream, Path(self._stream.name)
         header = json.dumps(self._entries, separators=(",", ":")).encode()
         assert len(header) <= self._header_bytes, len(header)
+        self._wait_for_sync()
         try:
             with stream:
                 stream.seek(0)
@@ -125,12 +130,32 @@ class PackWriter:
     def discard(self) -> None:
         """Throw away what is not sealed."""
         if self._stream is not None:
+            self._wait_for_sync()
             unsealed = Path(self._stream.name)
             with suppress(OSError):
                 self._stream.close()
             with suppress(OSError):
                 unsealed.unlink()
             self._forget()
+
+    def _sync_beside(self, stream: BinaryIO) -> None:
+        """Have the disk take what there is while more is decoded: `seal` then waits for little."""
+        if self._end - self._synced < _SYNC_BYTES or (self._sync and self._sync.is_alive()):
+            return
+        self._synced = self._end
+
+        def sync() -> None:
+            # Opened anew: a failure must be left for `seal` to see, which closes the other one.
+            with suppress(OSError), Path(stream.name).open("rb") as same:
+                os.fsync(same.fileno())
+
+        self._sync = threading.Thread(target=sync, name="fieldmark-sync")
+        self._sync.start()
+
+    def _wait_for_sync(self) -> None:
+        if self._sync is not None:
+            self._sync.join()
+            self._sync = None
 
     def _begin(self) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +172,7 @@ class PackWriter:
         )
 
     def _forget(self) -> None:
-        self._stream, self._entries, self._end = None, {}, 0
+        self._stream, self._entries, self._end, self._synced = None, {}, 0, 0
 
 
 def read_index(pack: Path) -> Iterator[tuple[str, Place]]:

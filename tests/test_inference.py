@@ -14,12 +14,12 @@ from torch import nn
 from fieldmark.data.loader import Batch, EvalLoader
 from fieldmark.data.pixels.build import build_store
 from fieldmark.data.pixels.form import Form
-from fieldmark.data.preprocess import load_exact
 from fieldmark.inference import run_inference
 from fieldmark.models.registry import create_model
 from fieldmark.progress import Silent
 from fieldmark.runtime import Runtime
 from fieldmark.types import Preprocess, Sample
+from support.stores import load_exact
 
 CPU = Runtime(torch.device("cpu"))
 PREPROCESS = Preprocess(32, 3, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), crop_fraction=0.8)

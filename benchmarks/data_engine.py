@@ -73,8 +73,8 @@ def main() -> None:
         "decoding. *First step* is from the start of the process, imports included, to the first "
         "batch. The look for copies is what `fieldmark train` does "
         "before it draws parts, once for each picture, and no other side does. Peak memory is the "
-        "proportional set size of the process and its workers, which "
-        "counts shared pages once.\n\n" + "\n".join(tables) + "\n" + wait_text(waits)
+        "proportional set size of the process and its workers, which counts shared pages once, in "
+        "a run before those that are timed.\n\n" + "\n".join(tables) + "\n" + wait_text(waits)
     )
     arguments.out.write_text(text, encoding="utf-8")
     print(text)
@@ -113,12 +113,13 @@ def table(title: str, folder: Path, arguments: argparse.Namespace) -> str:
     """All sides on one folder."""
     sides = [TORCHVISION, *OURS, *(OTHERS if arguments.others else ())]
     found: dict[str, list[Measured]] = {side: [] for side in sides}
-    for _ in range(arguments.repeats):
+    for number in range(arguments.repeats + 1):
         with tempfile.TemporaryDirectory() as cache:
             for side in sides:
                 python = arguments.others if side in OTHERS else Path(sys.executable)
                 own = f"{cache}/looked" if side == FIRST_LOOK else cache
-                found[side].append(measure(side, folder, own, python))
+                # Adding up the memory of a process takes time from it: the first run is for that.
+                found[side].append(measure(side, folder, own, python, watched=number == 0))
     rows = [row(side, found) for side in sides]
     return (
         f"## {title}\n\n| side | epoch 1, pictures/s | ratio | epoch 2 and later, pictures/s | "
@@ -130,12 +131,12 @@ def table(title: str, folder: Path, arguments: argparse.Namespace) -> str:
 
 def row(side: str, found: dict[str, list[Measured]]) -> str:
     def medians(name: str) -> tuple[float, float, float, float]:
-        runs = found[name]
+        watched, *runs = found[name]
         return (
             statistics.median(run.by_epoch[0] for run in runs),
             statistics.median(statistics.median(run.by_epoch[1:]) for run in runs),
             statistics.median(run.first_step for run in runs),
-            statistics.median(run.peak_mb for run in runs),
+            watched.peak_mb,
         )
 
     first, later, step, peak = medians(side)
@@ -146,13 +147,13 @@ def row(side: str, found: dict[str, list[Measured]]) -> str:
     )
 
 
-def measure(side: str, folder: Path, cache: str, python: Path) -> Measured:
-    """Run one side in a process, with its memory watched."""
+def measure(side: str, folder: Path, cache: str, python: Path, *, watched: bool) -> Measured:
+    """Run one side in a process, perhaps with its memory watched."""
     started = time.time()
     process = start(python, side, folder, cache, started)
-    watcher = Watcher(process.pid)
+    watcher = Watcher(process.pid) if watched else None
     output = process.communicate()[0]
-    peak = watcher.stop()
+    peak = watcher.stop() if watcher else 0
     if process.returncode:
         raise SystemExit(f"{side} failed:\n{output}")
     result = json.loads(output.splitlines()[-1])

@@ -32,9 +32,9 @@ def cache(
         str | None,
         typer.Option(metavar="SIZE", help="How large it may get: 50GB, 500MB; 0 keeps nothing."),
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all decoded pictures.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all decoded pictures and features.")] = False,
 ) -> None:
-    """Decoded pictures kept for the next run: list, limit, clear.
+    """Decoded pictures and features kept for the next run: list, limit, clear.
 
     They are made again from your files when they are needed, so nothing is lost with them. Your
     files, runs and downloads are not touched.
@@ -87,12 +87,20 @@ def parse_size(text: str) -> int:
     return round(float(found[1]) * _UNITS[unit])
 
 
+def _what(about: dict[str, object]) -> str:
+    """What a folder of the cache has, in words."""
+    kind = str(about.get("kind"))
+    if kind == "features":
+        return f"features of {about.get('network', '?')}"
+    return _WHAT.get(kind, "?")
+
+
 def _table(forms: list[Kept]) -> Table:
-    table = Table("pictures", "px", "channels", "how many", "size", "used", box=None)
+    table = Table("what", "px", "channels", "how many", "size", "used", box=None)
     for form in forms:
         about = form.about
         table.add_row(
-            _WHAT.get(str(about.get("kind")), "?"),
+            _what(about),
             str(about.get("size", "?")),
             str(about.get("channels", "?")),
             f"{form.num_pictures:,}",

@@ -7,11 +7,11 @@ run, nor on what happened in earlier epochs, nor on whether this one began in it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from fieldmark.types import Preprocess
 
 PREFETCH: Final = 2  # batches ahead, or one for each thread; more only takes memory
 MOST_THREADS: Final = 8
+Sampling = Literal["shuffle", "balanced"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class TrainLoader:
         *,
         batch_size: int,
         seed: int,
-        sampling: Literal["shuffle", "balanced"] = "shuffle",
+        sampling: Sampling = "shuffle",
         num_classes: int | None = None,
     ) -> None:
         self.store, self.preprocess, self.augment = store, preprocess, augment
@@ -93,11 +95,11 @@ class TrainLoader:
         if num_classes is None:
             num_classes = int(self.labels_n.max()) + 1 if len(self.labels_n) else 0
         self.num_classes = num_classes
-        self._room = _Room(preprocess, batch_size + 1, runtime)
+        self._room = Room(preprocess, batch_size + 1, runtime)
 
     def __len__(self) -> int:
         """Steps an epoch."""
-        return len(_batch_slices(len(self.store), self.batch_size))
+        return len(batch_slices(len(self.store), self.batch_size))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch (0-based), in order, from number `start` on.
@@ -105,22 +107,16 @@ class TrainLoader:
         A training that goes on in mid-epoch gets the batches it would have had.
         """
         order_n = self.order(epoch)
-        slices = _batch_slices(len(order_n), self.batch_size)
+        slices = batch_slices(len(order_n), self.batch_size)
         jobs = (
             partial(self._prepare, order_n[slices[position]], epoch, position)
             for position in range(start, len(slices))
         )
-        return _ahead(jobs, self._room.num_threads)
+        return ahead(jobs, self._room.num_threads)
 
     def order(self, epoch: int) -> torch.Tensor:
         """(n,) positions in the order in which `epoch` shows them."""
-        generator = batch_generator(self.seed, epoch)
-        num = len(self.store)
-        if self.sampling == "shuffle":
-            return torch.randperm(num, generator=generator)
-        counts_k = torch.bincount(self.labels_n)
-        weights_n = 1.0 / counts_k[self.labels_n]
-        return torch.multinomial(weights_n, num, replacement=True, generator=generator)
+        return draw_order(self.labels_n, self.sampling, self.seed, epoch)
 
     def _prepare(self, indices_b: torch.Tensor, epoch: int, position: int) -> Batch:
         # + 1: SeedSequence takes (seed, epoch) and (seed, epoch, 0) for the same.
@@ -169,7 +165,12 @@ class EvalLoader:
         self.store, self.preprocess, self.runtime = store, preprocess, runtime
         self.labels_n = torch.as_tensor(labels, dtype=torch.int64)
         self.batch_size = batch_size
-        self._room = _Room(preprocess, batch_size, runtime)
+        self._room = Room(preprocess, batch_size, runtime)
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures in all batches together."""
+        return len(self.store)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -177,7 +178,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self.store), self.batch_size)
-        return _ahead((partial(self._prepare, start) for start in starts), self._room.num_threads)
+        return ahead((partial(self._prepare, start) for start in starts), self._room.num_threads)
 
     def _prepare(self, start: int) -> Batch:
         indices = range(start, min(start + self.batch_size, len(self.store)))
@@ -196,7 +197,18 @@ def batch_generator(seed: int, *place: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-class _Room:
+def draw_order(labels_n: torch.Tensor, sampling: Sampling, seed: int, epoch: int) -> torch.Tensor:
+    """(n,) positions in the order in which `epoch` shows them; see `TrainLoader`."""
+    generator = batch_generator(seed, epoch)
+    num = len(labels_n)
+    if sampling == "shuffle":
+        return torch.randperm(num, generator=generator)
+    counts_k = torch.bincount(labels_n)
+    weights_n = 1.0 / counts_k[labels_n]
+    return torch.multinomial(weights_n, num, replacement=True, generator=generator)
+
+
+class Room:
     """Where the batches of one loader are made.
 
     Attributes:
@@ -233,22 +245,23 @@ class _Room:
         return self.preprocess.channels, self.preprocess.size
 
 
-def _batch_slices(num: int, batch_size: int) -> list[slice]:
+def batch_slices(num: int, batch_size: int) -> list[slice]:
+    """The steps of an epoch; a picture that would be left alone joins the batch before."""
     starts = list(range(0, num, batch_size))
     if batch_size > 1 and len(starts) > 1 and num - starts[-1] == 1:
         starts.pop()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num], strict=True)]
 
 
-def _ahead(jobs: Iterator[Callable[[], Batch]], num_threads: int) -> Iterator[Batch]:
+def ahead(jobs: Iterator[Callable[[], T]], num_threads: int) -> Generator[T, None, None]:
     """What the jobs give, in order; they run in threads, a few ahead of the reader."""
-    ahead = max(PREFETCH, num_threads)
+    num_ahead = max(PREFETCH, num_threads)
     with ThreadPoolExecutor(num_threads, "fieldmark-loader", _compute_in_this_thread) as pool:
-        pending: deque[Future[Batch]] = deque()
+        pending: deque[Future[T]] = deque()
         try:
             for job in jobs:
                 pending.append(pool.submit(job))
-                if len(pending) > ahead:
+                if len(pending) > num_ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -32,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         class Disk:
             free, total = disk, 0
 
-        monkeypatch.setattr(plan_module, "_free_memory", lambda: int(ram))
+        monkeypatch.setattr(plan_module, "free_memory", lambda: int(ram))
         monkeypatch.setattr(plan_module, "_free_on_gpu", lambda device: int(gpu))
         cache = PixelCache(tmp_path / "pixels")
         cache.set_limit(limit)
@@ -130,12 +130,12 @@ def test_a_container_has_less_memory_than_its_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan_module, "_CGROUP", tmp_path)
-    whole = plan_module._free_memory()
+    whole = plan_module.free_memory()
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")
-    assert plan_module._free_memory() == 3000
+    assert plan_module.free_memory() == 3000
     (tmp_path / "memory.max").write_text("max\n")
-    assert plan_module._free_memory() == pytest.approx(whole, rel=0.2)
+    assert plan_module.free_memory() == pytest.approx(whole, rel=0.2)
 
 
 def test_a_cache_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:

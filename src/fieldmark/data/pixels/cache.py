@@ -1,4 +1,5 @@
-"""The pixel cache: decoded pictures on disk, for every later run. A folder for each form.
+"""The pixel cache: decoded pictures on disk, for every later run, and what frozen networks have
+computed of them. A folder for each form.
 
     <cache directory>/pixels/
         limit                           how large all of it may get, in bytes
@@ -6,8 +7,9 @@
             form.json                   what the name stands for
             pack-*.safetensors          see `packs`
             *.lock                      held while a process decodes
+        features-224px-0123456789abcdef/   the same for a `FeatureForm`
 
-Nothing in it is needed: what is missing is decoded again.
+Nothing in it is needed: what is missing is made again.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, Protocol, TypeVar, get_args
 
 import filelock
 
-from fieldmark.data.pixels.form import Form, Kind
+from fieldmark.data.pixels.form import Kind
 from fieldmark.data.pixels.packs import SUFFIX, UNSEALED, Place, read_index
 from fieldmark.download import cache_directory
 from fieldmark.errors import OutputError
@@ -34,6 +36,7 @@ from fieldmark.progress import Progress
 
 DEFAULT_LIMIT: Final = 20 * 10**9
 KEEP_FREE: Final = 0.05  # of the disk: a full one stops other programs
+FEATURES: Final = "features"  # the kind of a form that is no picture's
 
 _FORM_NAME: Final = "form.json"
 _PACKS: Final = f"pack-*{SUFFIX}"
@@ -43,6 +46,20 @@ _STALE_SECONDS: Final = 24 * 3600  # nobody decodes one data set for so long
 _QUIET_SECONDS: Final = 3600  # nor writes nothing to a pack for so long
 
 
+K = TypeVar("K")
+
+
+class NamedForm(Protocol):
+    """A `Form`, or whatever else has a folder here."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder: a kind, a dash, and what nothing else of this kind has."""
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides what is kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What the cache has of one form.
@@ -50,7 +67,8 @@ class Kept:
     Attributes:
         folder: where.
         about: the words of `Form.describe`; empty where they cannot be read.
-        num_pictures: decoded; the same one twice where two runs decoded it at the same time.
+        num_pictures: decoded, or views that features are of; the same one twice where two runs
+            made it at the same time.
         num_bytes: on disk.
         used: when a run last used it, seconds since 1970.
     """
@@ -72,19 +90,29 @@ class PixelCache:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_directory("pixels")
 
-    def folder(self, form: Form) -> Path:
+    def folder(self, form: NamedForm) -> Path:
         """Where packs of `form` lie, or will lie."""
         return self.root / form.name
 
-    def find(self, form: Form, contents: Iterable[str]) -> dict[str, Place]:
+    def find(self, form: NamedForm, contents: Iterable[str]) -> dict[str, Place]:
         """Where those of the pictures are that are here; marks their packs as used now."""
-        wanted = set(contents)
-        found: dict[str, Place] = {}
+        return self._find(form, set(contents), lambda content, _: content)
+
+    def find_views(
+        self, form: NamedForm, wanted: Iterable[tuple[str, float]]
+    ) -> dict[tuple[str, float], Place]:
+        """The same of (content, view), where a content has several."""
+        return self._find(form, set(wanted), lambda content, place: (content, place.tag))
+
+    def _find(
+        self, form: NamedForm, wanted: set[K], key_of: Callable[[str, Place], K]
+    ) -> dict[K, Place]:
+        found: dict[K, Place] = {}
         for pack in sorted(self.folder(form).glob(_PACKS)):
             of_pack = {
-                content: place
-                for content, place in read_index(pack)
-                if content in wanted and content not in found
+                key: place
+                for key, place in ((key_of(*entry), entry[1]) for entry in read_index(pack))
+                if key in wanted and key not in found
             }
             if of_pack:
                 found |= of_pack
@@ -93,9 +121,18 @@ class PixelCache:
         return found
 
     @contextmanager
-    def decoding(self, form: Form, contents: Iterable[str], progress: Progress) -> Iterator[None]:
+    def decoding(
+        self,
+        form: NamedForm,
+        contents: Iterable[str],
+        progress: Progress,
+        what: str = "is decoding these pictures",
+    ) -> Iterator[None]:
         """Around decoding these pictures: where another process decodes the very same, wait for
         it. A process that dies lets go of its place; where nothing can be locked, nobody waits.
+
+        Args:
+            what: the other one does, told while it is waited for.
         """
         folder = self.folder(form)
         digest = hashlib.sha256("".join(sorted(contents)).encode()).hexdigest()[:16]
@@ -108,7 +145,7 @@ class PixelCache:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            progress.say("another Fieldmark is decoding these pictures; waiting for it")
+            progress.say(f"another Fieldmark {what}; waiting for it")
             lock.acquire()
         except (OSError, NotImplementedError):
             pass  # a file system without locks: both decode, and either result will do
@@ -163,7 +200,7 @@ class PixelCache:
         return sorted(kept, key=lambda item: -item.used)
 
     def clear(self) -> int:
-        """Remove all decoded pictures; returns the bytes that were freed. The limit stays.
+        """Remove all pictures and features; returns the bytes that were freed. The limit stays.
 
         Raises:
             OutputError: something cannot be removed.
@@ -237,7 +274,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    return any(folder.name.startswith(f"{kind}-") for kind in get_args(Kind))
+    return any(folder.name.startswith(f"{kind}-") for kind in (*get_args(Kind), FEATURES))
 
 
 def _cannot_change(root: Path, error: BaseException | None) -> OutputError:

@@ -1,10 +1,12 @@
-"""Pack files: many stored pictures in one file, which is whole or not there.
+"""Pack files: many stored pictures, or what was computed of them, in one file, which is whole or
+not there.
 
 A pack is a .safetensors file: a header in JSON that says where each tensor lies, then their bytes.
 Ours has a tensor (h, w, c) uint8 for each picture, called `CONTENT@ASPECT` after the hash of the
-picture's file. It is written picture by picture under a hidden name, and gets header and name when
-it is full, so a crash costs the pictures of one pack and leaves nothing that could be mistaken
-for one. Sealed packs never change; any number of processes read and write beside each other.
+picture's file; or floats of any shape for each view of it, called `CONTENT@VIEW`. It is written
+one by one under a hidden name, and gets header and name when it is full, so a crash costs what one
+pack holds and leaves nothing that could be mistaken for one. Sealed packs never change; any number
+of processes read and write beside each other.
 
 Pictures are read at their place in the file and not through a memory map: as quick for a whole
 picture (benchmarks/pixel_store_*.md), the process stays small whatever it has read, and a pack
@@ -14,6 +16,7 @@ that somebody cuts short under a running training is a picture decoded again, no
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import uuid
@@ -22,12 +25,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from fieldmark.data.pixels.form import Decoded
-from fieldmark.data.preprocess import Pixels
 from fieldmark.errors import OutputError
 
 SUFFIX: Final = ".safetensors"
@@ -38,27 +41,46 @@ PACK_PICTURES: Final = 8192
 PACK_BYTES: Final = 256 * 2**20
 _SYNC_BYTES: Final = 32 * 2**20  # are brought to the disk at a time
 
-# A header entry is a name of 64 digits and an aspect, and some 60 characters about the tensor.
-_ENTRY_BYTES: Final = 200
+# As the format calls the types of numbers, and as numpy does.
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "U8": np.dtype("<u1"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+}
+_DTYPE_NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
+
+# A header entry is a name of 64 digits and a tag, and some 60 characters about the tensor.
+ENTRY_BYTES: Final = 200
 _MAX_HEADER_BYTES: Final = 100_000_000  # the format's own limit
 _OPEN_FILES: Final = 64  # a process on macOS may have 256
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a picture lies.
+    """Where a picture, or another tensor, lies.
 
     Attributes:
         pack: the file.
         offset: of its first byte in the file.
-        shape: (h, w, c).
-        aspect: see `Decoded`.
+        shape: (h, w, c) of a picture.
+        tag: the number beside the content in its name.
+        dtype: uint8 of a picture.
     """
 
     pack: Path
     offset: int
-    shape: tuple[int, int, int]
-    aspect: float
+    shape: tuple[int, ...]
+    tag: float
+    dtype: np.dtype[Any]
+
+    @property
+    def aspect(self) -> float:
+        """Of a picture; see `Decoded`."""
+        return self.tag
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class PackWriter:
@@ -66,12 +88,13 @@ class PackWriter:
 
     Args:
         num_expected: pictures that will come; room for the header is left by it.
+        what: is written, in the words of an error.
     """
 
-    def __init__(self, folder: Path, num_expected: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, num_expected: int, what: str = "decoded pictures") -> None:
+        self.folder, self.what = folder, what
         self.num_pictures = max(1, min(num_expected, PACK_PICTURES))  # of a pack
-        self._header_bytes = self.num_pictures * _ENTRY_BYTES
+        self._header_bytes = self.num_pictures * ENTRY_BYTES
         self._stream: BinaryIO | None = None
         self._entries: dict[str, dict[str, object]] = {}
         self._end = 0
@@ -84,21 +107,29 @@ class PackWriter:
         Raises:
             OutputError: the folder cannot be written, or the disk is full.
         """
-        pixels = np.ascontiguousarray(picture.pixels)
+        self.add_tensor(content, picture.aspect, picture.pixels)
+
+    def add_tensor(self, content: str, tag: float, tensor: npt.NDArray[Any]) -> None:
+        """Write a tensor of uint8, float16 or float32; raises as `add`.
+
+        Args:
+            tag: tells it from others of this content.
+        """
+        tensor = np.ascontiguousarray(tensor)
         try:
             if self._stream is None:
                 self._stream = self._begin()
-            self._stream.write(pixels.data)
+            self._stream.write(tensor.data)
         except OSError as error:
             raise self._cannot_write(error) from error
-        name = f"{content}@{picture.aspect!r}"
+        name = f"{content}@{tag!r}"
         assert name not in self._entries, name
         self._entries[name] = {
-            "dtype": "U8",
-            "shape": list(pixels.shape),
-            "data_offsets": [self._end, self._end + pixels.nbytes],
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [self._end, self._end + tensor.nbytes],
         }
-        self._end += pixels.nbytes
+        self._end += tensor.nbytes
         self._sync_beside(self._stream)
         if len(self._entries) >= self.num_pictures or self._end >= PACK_BYTES:
             self.seal()
@@ -165,7 +196,7 @@ class PackWriter:
 
     def _cannot_write(self, error: OSError) -> OutputError:
         return OutputError(
-            f"decoded pictures cannot be written: {error.strerror or error}",
+            f"{self.what} cannot be written: {error.strerror or error}",
             given=self.folder,
             fix="make room, name another cache directory in FIELDMARK_CACHE, or take --cache ram "
             "or none",
@@ -186,12 +217,12 @@ def read_index(pack: Path) -> Iterator[tuple[str, Place]]:
             size = os.fstat(stream.fileno()).st_size
         places = []
         for name, entry in entries.items():
-            content, _, aspect = name.rpartition("@")
-            height, width, channels = entry["shape"]
+            content, _, tag = name.rpartition("@")
             start, end = entry["data_offsets"]
-            if end - start != height * width * channels or 8 + length + end > size:
+            shape, dtype = tuple(entry["shape"]), _DTYPES[entry["dtype"]]
+            place = Place(pack, 8 + length + start, shape, float(tag), dtype)
+            if end - start != place.num_bytes or 8 + length + end > size:
                 return
-            place = Place(pack, 8 + length + start, (height, width, channels), float(aspect))
             places.append((content, place))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
@@ -205,16 +236,16 @@ class PackReader:
         self._open: OrderedDict[Path, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, place: Place) -> Pixels | None:
-        """The picture; None where the pack is gone or has become shorter."""
-        pixels = np.empty(place.shape, np.uint8)
+    def read(self, place: Place) -> npt.NDArray[Any] | None:
+        """The picture, or other tensor; None where the pack is gone or has become shorter."""
+        tensor = np.empty(place.shape, place.dtype)
         try:
             with self._lock:
                 descriptor = self._descriptor(place.pack)
-            count = descriptor.read_into(pixels.reshape(-1).data, place.offset)
+            count = descriptor.read_into(tensor.reshape(-1).view(np.uint8).data, place.offset)
         except OSError:
             return None
-        return pixels if count == pixels.nbytes else None
+        return tensor if count == tensor.nbytes else None
 
     def _descriptor(self, pack: Path) -> _Descriptor:
         if pack not in self._open:

@@ -66,7 +66,7 @@ def plan_pixels(
     _check(keep, num_bytes, device, cache, has_room=has_room)
     if keep == "none":
         reason = (
-            f"{about}: too much for this machine's memory ({size(_free_memory())} free) and for "
+            f"{about}: too much for this machine's memory ({size(free_memory())} free) and for "
             f"the cache ({size(cache.limit)}, `fieldmark cache --limit` raises it); they are "
             "decoded again in every epoch"
         )
@@ -94,7 +94,7 @@ def check_device(word: CacheWord, device: torch.device) -> None:
 def _auto(num_bytes: int, device: torch.device, has_room: bool) -> Keep:
     if device.type == "cuda" and num_bytes <= GPU_SHARE * _free_on_gpu(device):
         return "gpu"
-    if num_bytes <= MEMORY_SHARE * _free_memory():
+    if num_bytes <= MEMORY_SHARE * free_memory():
         return "ram"
     return "disk" if has_room else "none"
 
@@ -112,11 +112,11 @@ def _check(
             valid=f"at most {size(_free_on_gpu(device))}, and the network needs its part",
             fix="take --cache auto, or a smaller --size",
         )
-    if keep == "ram" and num_bytes > _free_memory():
+    if keep == "ram" and num_bytes > free_memory():
         raise RecipeError(
             "there is not enough memory for the pictures",
             given=needed,
-            valid=f"at most {size(_free_memory())}, which is free now",
+            valid=f"at most {size(free_memory())}, which is free now",
             fix="take --cache auto or disk, or a smaller --size",
         )
     if keep == "disk" and not has_room:
@@ -129,8 +129,8 @@ def _check(
         )
 
 
-def _free_memory() -> int:
-    """Bytes, within what a container or batch system allows."""
+def free_memory() -> int:
+    """Bytes that are free, within what a container or batch system allows."""
     available: int = psutil.virtual_memory().available
     try:  # Linux' control groups, version 2; psutil knows the whole machine only
         limit = (_CGROUP / "memory.max").read_text().strip()

@@ -30,6 +30,7 @@ facts = st.builds(
     min_size_px=st.integers(1, 300),
     has_norm=st.booleans(),
     num_train=st.integers(1, 10**6),
+    has_batch_norm=st.booleans(),
 )
 # A valid value that no preset and no rule would choose, for every word that may say "auto".
 OWN_WORDS: dict[str, Any] = {
@@ -56,7 +57,13 @@ OWN_WORDS: dict[str, Any] = {
     "augment.erase": 0.321,
     "augment.mixup": 0.432,
     "augment.cutmix": 0.543,
+    "transfer.head": "linear",
+    "transfer.views": 3,
+    "transfer.head_first": False,
+    "transfer.norms": "train",
 }
+STORES_VIEWS = ("frozen", "partial")
+MIXING = ("augment.mixup", "augment.cutmix")
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
@@ -91,14 +98,22 @@ def test_no_auto_is_left_and_nothing_else_changes(mode: str, optimizer: str, f: 
     assert {word for word in after if after[word] != before[word]} <= set(OWN_WORDS)
     assert from_dict(to_dict(settled)) == settled  # a valid recipe, also after a trip to the disk
     assert settle(settled, f) == (settled, [])  # settled once and for all
-    assert len(said) == 6
+    about_views = mode in STORES_VIEWS
+    about_norms = mode in ("finetune", "partial") and f.has_batch_norm
+    assert len(said) == 6 + about_views + about_norms
     assert all(": " in line for line in said)  # what, and why
 
 
 @given(st.sets(st.sampled_from(sorted(OWN_WORDS))), st.sampled_from(MODES), facts)
 def test_a_word_given_is_never_overwritten(names: set[str], mode: str, f: Facts) -> None:
     words = {name: OWN_WORDS[name] for name in names}
-    recipe = recipe_of(words.pop("mode", mode), "adamw", **words)
+    mode = words.pop("mode", mode)
+    if mode not in STORES_VIEWS or "augment.preset" in words:
+        words.pop("transfer.views", None)  # refused, see below
+    if mode in STORES_VIEWS:
+        for word in MIXING:  # said to be 0, see below
+            words.pop(word, None)
+    recipe = recipe_of(mode, "adamw", **words)
     settled, _ = settle(recipe, f)
     words["mode"] = recipe.mode
     assert {name: flat(settled)[name] for name in words} == words
@@ -110,6 +125,97 @@ def test_weights_are_fine_tuned_unless_said_otherwise() -> None:
     assert settled.optimizer.lr == LEARNING_RATES["adam", "finetune"]
     assert "mode finetune: weights are named" in said
     assert settle(Recipe(), PHOTOS)[0].mode == "scratch"
+
+
+# What the modes take ------------------------------------------------------------------------------
+
+
+def test_fine_tuning_starts_from_a_good_head_where_there_are_weights() -> None:
+    weights = {"model.weights": "imagenet"}
+    settled, said = settle(Recipe().with_settings(weights), PHOTOS)
+    assert settled.transfer.head_first is True
+    assert "head first: a head drawn at random would spoil the trained weights" in said
+    for mode in ("frozen", "partial", "scratch"):
+        settled, said = settle(recipe_of(mode, "adamw", **weights), PHOTOS)
+        assert settled.transfer.head_first is False
+        assert not any("head first" in line for line in said)
+    told = Recipe().with_settings({**weights, "transfer.head_first": False})
+    assert settle(told, PHOTOS)[0].transfer.head_first is False
+
+
+@pytest.mark.parametrize("mode", STORES_VIEWS)
+@pytest.mark.parametrize(
+    ("num_train", "views"),
+    [(1, 8), (244, 8), (500, 8), (700, 6), (1000, 4), (2000, 2), (4000, 1), (10**6, 1)],
+)
+def test_few_pictures_are_stored_in_many_views(mode: str, num_train: int, views: int) -> None:
+    f = dataclasses.replace(PHOTOS, num_train=num_train)
+    settled, said = settle(recipe_of(mode, "adamw"), f)
+    assert settled.transfer.views == views
+    assert f"views {views}: {num_train:,} pictures make {views * num_train:,} features" in said
+
+
+def test_without_augmentation_there_is_one_view_and_no_more_can_be_asked_for() -> None:
+    plain = recipe_of("frozen", "adamw", **{"augment.preset": "none"})
+    settled, said = settle(plain, PHOTOS)
+    assert settled.transfer.views == 0
+    assert "views 0: without augmentation a picture always looks the same" in said
+    with pytest.raises(RecipeError, match="all views of a picture are alike") as caught:
+        settle(plain.with_settings({"transfer.views": 4}), PHOTOS)
+    assert "--augment standard" in str(caught.value)
+    # One word of augmentation is enough, whatever the preset is called.
+    mirrored = plain.with_settings({"augment.hflip": 0.5})
+    assert settle(mirrored, PHOTOS)[0].transfer.views == 8
+    assert settle(mirrored.with_settings({"transfer.views": 4}), PHOTOS)[0].transfer.views == 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stored_views_are_not_mixed_and_that_is_said(mode: str) -> None:
+    settled, said = settle(recipe_of(mode, "adamw", **{"augment.preset": "strong"}), PHOTOS)
+    mixed = (settled.augment.mixup, settled.augment.cutmix)
+    line = f"mixup 0, cutmix 0: stored views (mode {mode}) cannot be mixed as pictures"
+    if mode in STORES_VIEWS:
+        assert mixed == (0, 0)
+        assert line in said
+        assert line not in settle(recipe_of(mode, "adamw"), PHOTOS)[1]  # nobody asked
+    else:
+        assert mixed == (0.2, 1.0)
+        assert line not in said
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("batch_size", "norms", "why"),
+    [
+        (32, "train", "batches of 32 give good statistics"),
+        (16, "train", "batches of 16 give good statistics"),
+        (15, "eval", "statistics of batches of 15 would be too uncertain"),
+        (1, "eval", "statistics of batches of 1 would be too uncertain"),
+    ],
+)
+def test_batch_norm_keeps_its_statistics_where_new_ones_would_be_worse(
+    mode: str, batch_size: int, norms: str, why: str
+) -> None:
+    recipe = recipe_of(mode, "adamw", **{"training.batch_size": batch_size})
+    settled, said = settle(recipe, PHOTOS)
+    if mode in ("finetune", "partial"):
+        assert settled.transfer.norms == norms
+        assert f"norms {norms}: {why}" in said
+    else:
+        assert settled.transfer.norms == "train"
+        assert not any(line.startswith("norms") for line in said)
+    without = dataclasses.replace(PHOTOS, has_batch_norm=False)
+    settled, said = settle(recipe, without)
+    assert settled.transfer.norms == "train"
+    assert not any(line.startswith("norms") for line in said)
+
+
+@given(st.sampled_from(MODES))
+def test_the_head_is_the_networks_own_unless_said_otherwise(mode: str) -> None:
+    assert settle(recipe_of(mode, "adamw"), PHOTOS)[0].transfer.head == "own"
+
+
+# The rest -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("optimizer", "decay"), [("adamw", 0.01), ("adam", 0.0), ("sgd", 5e-4)])

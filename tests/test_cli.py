@@ -27,12 +27,13 @@ from fieldmark.recipe import load_recipe
 Verb = Callable[..., Any]  # see conftest.py
 VERBS = (
     *("demo", "train", "evaluate", "predict", "summary", "models", "show", "check", "split"),
-    *("datasets", "cache"),
+    *("datasets", "cache", "transfer"),
 )
 # The words; each verb has those that mean something to it.
 OPTIONS = {
     "train": "model weights mode epochs batch-size size lr optimizer schedule augment seed device "
-    "cache depth group-by val-is-val strict out name recipe set",
+    "cache depth group-by val-is-val strict out name recipe set help freeze-through head hidden "
+    "views folds head-first stage-lr-decay unfreeze-every norms budget",
     "evaluate": "depth device batch-size out",
     "predict": "top format device batch-size",
     "summary": "classes channels size set",
@@ -79,7 +80,46 @@ def test_help_of_a_verb_has_an_example_and_fits(verb: Verb, terminal: None, name
     assert f"fieldmark {name}" in text[text.index("Example") :]
     assert all(len(line) <= 80 for line in text.splitlines())
     options = re.findall(r"│ --([a-z-]+)", text)
-    assert options == [*OPTIONS.get(name, "").split(), "help"]
+    expected = OPTIONS.get(name, "").split()
+    assert options == (expected if "help" in expected else [*expected, "help"])
+
+
+def test_words_of_transfer_stand_together_in_the_help(verb: Verb, terminal: None) -> None:
+    text = verb("train", "--help").out
+    panel = text[text.index("─ Transfer learning (with --weights) ─") :]
+    panel = panel[: panel.index("╰")]
+    words = OPTIONS["train"].partition(" help ")[2].split()
+    assert re.findall(r"│ --([a-z-]+)", panel) == words
+    assert "--no-head-first" in panel
+
+
+def test_words_of_transfer_reach_the_training(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def train(source: str, **words: Any) -> None:
+        given.update(words)
+        raise fieldmark.FieldmarkError("far enough")
+
+    monkeypatch.setattr("fieldmark.api.train", train)
+    words = (
+        "--freeze-through layer2 --head mlp --hidden 64 --views 3 --folds 5 --no-head-first "
+        "--stage-lr-decay 0.4 --unfreeze-every 2 --norms eval"
+    )
+    assert "far enough" in verb("train", "photos", *words.split()).err
+    expected = {
+        "freeze_through": "layer2",
+        "head": "mlp",
+        "hidden": 64,
+        "views": 3,
+        "folds": 5,
+        "head_first": False,
+        "stage_lr_decay": 0.4,
+        "unfreeze_every": 2,
+        "norms": "eval",
+    }
+    assert {word: given[word] for word in expected} == expected
+    verb("train", "photos")
+    assert {given[word] for word in expected} == {None}
 
 
 @pytest.mark.parametrize("name", ["train", "show"])

@@ -70,7 +70,7 @@ def test_the_import_contract_holds(copy_of_the_house: Path) -> None:
             "from fieldmark import runtime",
             "fieldmark.evaluation.metrics -> fieldmark.runtime",
         ),
-        ("auto.py", "import torch", "fieldmark.auto -> torch"),
+        ("auto/settle.py", "import torch", "fieldmark.auto.settle -> torch"),
     ],
 )
 def test_the_contract_notices_a_wrong_import(

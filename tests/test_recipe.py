@@ -105,6 +105,14 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "augment.erase": AUTO | SHARE,
     "augment.mixup": AUTO | st.floats(0, 100),
     "augment.cutmix": AUTO | st.floats(0, 100),
+    "transfer.head": st.sampled_from(("auto", "own", "linear", "mlp", "logistic")),
+    "transfer.hidden": st.integers(1, 10**5),
+    "transfer.views": AUTO | st.integers(0, 1000),
+    "transfer.folds": st.integers(2, 1000) | st.just(0),
+    "transfer.head_first": AUTO | st.booleans(),
+    "transfer.stage_lr_decay": st.floats(1e-6, 1),
+    "transfer.unfreeze_every": st.integers(0, 10**6),
+    "transfer.norms": st.sampled_from(("auto", "train", "eval")),
 }
 
 
@@ -137,13 +145,37 @@ def on_one_line(value: Any) -> str:
     return tomli_w.dumps({"x": value}).removeprefix("x = ").removesuffix("\n")
 
 
+# The modes in which words ask for something; with what they may say in all of them.
+MODES_OF: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
+    "training.freeze_through": (("partial",), ("",)),
+    "transfer.head": (("frozen", "finetune"), ("auto", "own", "linear")),
+    "transfer.views": (("frozen", "partial"), ("auto", 0)),
+    "transfer.folds": (("frozen",), (0,)),
+    "transfer.head_first": (("finetune",), ("auto", False)),
+    "transfer.stage_lr_decay": (("finetune", "partial"), (1.0,)),
+    "transfer.unfreeze_every": (("finetune", "partial"), (0,)),
+    "transfer.norms": (("frozen", "finetune", "partial"), ("auto", "train")),
+}
+
+
 def companions(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The words without which those of `settings` would be refused."""
+    """The words without which those of `settings` would be refused: the first that needs a mode
+    gets it, and others that do not go with it say nothing."""
     needed: dict[str, Any] = {}
-    if settings.get("mode") == "partial":
-        needed["training.freeze_through"] = "layer2"
-    if settings.get("training.freeze_through"):
-        needed["mode"] = "partial"
+    asking = [w for w, (_, idle) in MODES_OF.items() if settings.get(w, idle[0]) not in idle]
+    if asking:
+        needed["mode"] = MODES_OF[asking[0]][0][0]
+        for word in asking[1:]:
+            modes, idle = MODES_OF[word]
+            if needed["mode"] not in modes:
+                needed[word] = idle[0]
+    if settings.get("transfer.hidden", 512) != 512:
+        needed |= {"transfer.head": "mlp"}
+        needed.setdefault("mode", "frozen")
+    elif settings.get("transfer.head") == "logistic" and needed["mode"] == "finetune":
+        needed["transfer.head_first"] = True
+    if needed.get("mode", settings.get("mode")) == "partial":
+        needed.setdefault("training.freeze_through", settings.get("training.freeze_through", "x"))
     if settings.get("schedule.warmup_epochs"):
         needed["schedule.name"] = "cosine"
     return needed
@@ -364,17 +396,87 @@ def test_words_that_contradict_each_other_are_told_so() -> None:
         Recipe(optimizer=OptimizerRecipe(nesterov=True, momentum=0.0))
     with pytest.raises(RecipeError, match="how far the network is frozen") as caught:
         Recipe(mode="partial")
-    assert "--set training.freeze_through=" in str(caught.value)
+    assert "--freeze-through layer2" in str(caught.value)
     Recipe(mode="partial", training=TrainingRecipe(freeze_through="layer2"))
 
 
 def test_words_that_would_be_ignored_are_refused() -> None:
-    with pytest.raises(RecipeError, match="mode partial alone"):
+    with pytest.raises(RecipeError) as told:
         Recipe(mode="frozen", training=TrainingRecipe(freeze_through="layer2"))
+    assert str(told.value).splitlines() == [
+        "--freeze-through layer2 means nothing in mode frozen",
+        "  given:  mode = frozen, training.freeze_through = layer2",
+        "  valid:  in mode partial: the other modes say themselves what trains",
+        "  do:     take --mode partial with --weights, or leave --freeze-through out",
+    ]
     with pytest.raises(RecipeError, match="takes no warm-up") as caught:
         Recipe().with_settings({"schedule.warmup_epochs": 2})
     assert "--schedule cosine" in str(caught.value)
     Recipe().with_settings({"schedule.warmup_epochs": 2, "schedule.name": "cosine"})
+
+
+@pytest.mark.parametrize("mode", ["scratch", "finetune", "frozen", "partial"])
+@pytest.mark.parametrize(
+    ("word", "value", "modes"),
+    [
+        ("head", "mlp", "frozen finetune partial"),
+        ("head", "logistic", "frozen finetune"),
+        ("head", "linear", "scratch frozen finetune partial"),
+        ("views", 4, "frozen partial"),
+        ("folds", 5, "frozen"),
+        ("head_first", True, "finetune"),
+        ("stage_lr_decay", 0.5, "finetune partial"),
+        ("unfreeze_every", 2, "finetune partial"),
+        ("norms", "eval", "finetune partial frozen"),
+        ("norms", "train", "scratch finetune partial frozen"),
+    ],
+)
+def test_words_of_transfer_are_refused_where_they_mean_nothing(
+    mode: str, word: str, value: Any, modes: str
+) -> None:
+    settings: dict[str, Any] = {"mode": mode, f"transfer.{word}": value}
+    if mode == "partial":
+        settings["training.freeze_through"] = "layer2"
+    if mode in modes.split():
+        recipe = Recipe().with_settings(settings)
+        assert getattr(recipe.transfer, word) == value
+        return
+    flag = "--" + word.replace("_", "-")
+    with pytest.raises(RecipeError, match=f"{flag} {value} means nothing in mode {mode}") as told:
+        Recipe().with_settings(settings)
+    advised = re.search(r"take --mode (\w+) with --weights", str(told.value))
+    assert advised
+    assert advised[1] in modes.split()
+    assert f"or leave {flag} out" in str(told.value)
+
+
+def test_a_mode_left_open_is_the_one_that_the_weights_will_make_it() -> None:
+    """So that a word is refused before anything is looked at, not when the mode is settled."""
+    decay = {"transfer.stage_lr_decay": 0.5}
+    Recipe().with_settings({**decay, "model.weights": "imagenet"})
+    with pytest.raises(RecipeError, match="means nothing in mode scratch"):
+        Recipe().with_settings(decay)
+    with pytest.raises(RecipeError, match="means nothing in mode finetune"):
+        Recipe().with_settings({"transfer.views": 2, "model.weights": "imagenet"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "advice"),
+    [
+        ({"hidden": 64}, "only the head mlp has a hidden layer", "add --head mlp"),
+        ({"hidden": 64, "head": "linear"}, "only the head mlp", "leave --hidden out"),
+        ({"folds": 1}, "one fold leaves nothing", "--folds 5"),
+        ({"head": "logistic", "head_first": False}, "fitted before", "leave --no-head-first out"),
+    ],
+)
+def test_words_of_transfer_that_contradict_each_other(
+    settings: dict[str, Any], said: str, advice: str
+) -> None:
+    mode = "frozen" if "folds" in settings else "finetune"
+    words = {f"transfer.{word}": value for word, value in settings.items()}
+    with pytest.raises(RecipeError, match=said) as caught:
+        Recipe().with_settings({"mode": mode, **words})
+    assert advice in str(caught.value)
 
 
 def test_sections_and_values_are_not_mixed_up() -> None:

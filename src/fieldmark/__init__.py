@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fieldmark.api import Evaluation, Run, evaluate, show, train
+    from fieldmark.assembly.mode_runs import Comparison
+    from fieldmark.comparison import compare_modes
     from fieldmark.errors import FieldmarkError
     from fieldmark.export.folders import export_weights
     from fieldmark.inspection import Check, check
@@ -30,6 +32,7 @@ __version__ = version("fieldmark")
 
 __all__ = [
     "Check",
+    "Comparison",
     "Estimate",
     "Evaluation",
     "FieldmarkError",
@@ -39,6 +42,7 @@ __all__ = [
     "Recipe",
     "Run",
     "check",
+    "compare_modes",
     "create_model",
     "evaluate",
     "export_weights",
@@ -56,6 +60,8 @@ __all__ = [
 # `--help` without waiting for torch.
 _HOMES = {
     "Check": "inspection",
+    "Comparison": "comparison",
+    "compare_modes": "comparison",
     "Estimate": "types",
     "Evaluation": "api",
     "FieldmarkError": "errors",

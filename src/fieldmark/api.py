@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from torch import nn
 
 from fieldmark import __version__
+from fieldmark.assembly.estimates import fit_budget, say_estimate
+from fieldmark.assembly.heads import fit_logistic_head, predict_out_of_fold, start_from_head
 from fieldmark.assembly.network import (
     build_network,
     check_network,
@@ -35,6 +38,9 @@ from fieldmark.assembly.pictures import (
     source_words,
 )
 from fieldmark.assembly.seen import say_shared_pictures, write_contents
+from fieldmark.assembly.trainee import prepare_trainee, whole
+from fieldmark.budget.costs import STORED
+from fieldmark.budget.span import parse_budget
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.left_out import say_left_out
 from fieldmark.data.manifest import write_manifest
@@ -48,7 +54,7 @@ from fieldmark.examine import Evaluated, evaluate_store
 from fieldmark.files import check_is_free, free_path, write_text
 from fieldmark.predict import Predictor, load
 from fieldmark.progress import Progress, console_progress, duration
-from fieldmark.recipe import Recipe, Words, assemble, to_toml
+from fieldmark.recipe import Recipe, Words, assemble, says_epochs, to_toml
 from fieldmark.report import (
     metrics_document,
     write_curves,
@@ -101,6 +107,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     name: str | None = None,
+    budget: str | None = None,
     progress: Progress | None = None,
     **words: Unpack[Words],
 ) -> Run:
@@ -112,6 +119,8 @@ def train(
         recipe: a recipe or its TOML file; the words and settings given here come on top.
         settings: dotted recipe keys, {"training.label_smoothing": 0.1}.
         out, name: the run directory itself, or its name below `runs/`.
+        budget: the time it may take, such as "10m": what is not given (mode, views, size, epochs)
+            is chosen to fit.
         progress: where to report; None reports to the terminal.
         words: as on the command line; `fieldmark.recipe.Words` lists them with their types.
 
@@ -120,9 +129,11 @@ def train(
     """
     started = time.perf_counter()
     progress = progress or console_progress()
+    epochs_given = recipe is not None or says_epochs(words, settings)
     recipe = assemble(recipe, {"source": source_words(source), **words}, settings or {})
 
     # What would be refused in the end is refused before anything is looked at.
+    seconds = parse_budget(budget) if budget else None
     runtime = open_runtime(recipe.device, recipe.precision)
     check_device(recipe.data.cache, runtime.device)
     check_network(recipe)
@@ -132,10 +143,15 @@ def train(
     # The pictures, found and named; and the weights it starts from.
     found, source_names = find_samples(source, recipe, progress)
     weights = find_weights(recipe, progress)
-    recipe, inherited = inherit(recipe, weights)
+    asked, (recipe, inherited) = recipe, inherit(recipe, weights)
+    likely = draw_parts(found, recipe)  # as it will be split, if there are no copies
+    if seconds:
+        left = seconds - (time.perf_counter() - started)
+        recipe = fit_budget(
+            left, recipe, asked, weights, likely, runtime, progress, epochs_given=epochs_given
+        )
 
-    # Looked at, and decoded while they are open, for the part they will be in if they have no copy.
-    likely = draw_parts(found, recipe)
+    # Looked at, and decoded while they are open, for the part they will most likely be in.
     with ready_ahead(likely, settle_for(recipe, likely)[0], runtime, progress) as ahead:
         found = look_for_copies(found, recipe, progress, ahead)
 
@@ -178,11 +194,29 @@ def train(
         history.append(row)
         write_history(run, history)
         if is_best:
-            save_model(run.model, weights, model_info(model, data, recipe, row, source_names))
+            info = model_info(model, data, recipe, row, source_names)
+            save_model(run.model, whole(weights), info)
 
     try:
         with translate_out_of_memory(recipe.training.batch_size, data.preprocess.size):
-            result = fit(model, train_loader, val_loader, recipe, runtime, progress, keep)
+            loaders = (train_loader, val_loader)
+            estimate = partial(say_estimate, model, data.manifest, recipe, runtime, progress)
+            if recipe.mode not in STORED:
+                estimate()
+            if recipe.transfer.head_first:
+                start_from_head(model, data, recipe, runtime, loaders, progress)
+            trainee = prepare_trainee(
+                model, data, recipe, runtime, loaders, progress, before_work=estimate
+            )
+            fitted = None
+            if recipe.transfer.head == "logistic" and recipe.mode == "frozen":
+                result, fitted = fit_logistic_head(trainee, recipe, progress, keep)
+            else:
+                result = fit(
+                    trainee.module, trainee.train, trainee.val, recipe, runtime, progress, keep
+                )
+            if recipe.transfer.folds and trainee.frozen:
+                predict_out_of_fold(run, trainee.frozen, data, recipe, runtime, fitted, progress)
     except (KeyboardInterrupt, FieldmarkError):
         if not history:
             progress.say(f"no epoch was finished: {run.path} holds no model")

@@ -15,6 +15,21 @@ class Range(NamedTuple):
     unit: str
 
 
+class Meaning(NamedTuple):
+    """Of a word that says something in some modes alone.
+
+    Attributes:
+        modes: those, the usual one first; all of them need weights.
+        idle: what it may say in the others, as it asks for nothing.
+        reason: why only there.
+    """
+
+    word: str
+    modes: tuple[str, ...]
+    idle: tuple[object, ...]
+    reason: str
+
+
 class Numbers(NamedTuple):
     """Of each number of a tuple; `rising` wants the smaller one first."""
 
@@ -44,6 +59,11 @@ RANGES: Final = {
     "training.label_smoothing": Range(0, 0.99, "share"),
     "training.patience": Range(0, 10**6, "epochs"),
     "training.ema_decay": Range(0, 0.999999, "decay per step"),
+    "transfer.hidden": Range(1, 10**5, "units"),
+    "transfer.views": Range(0, 1000, "views a picture"),
+    "transfer.folds": Range(0, 1000, "folds"),
+    "transfer.stage_lr_decay": Range(1e-6, 1, "factor a stage"),
+    "transfer.unfreeze_every": Range(0, 10**6, "epochs"),
     "augment.hflip": Range(0, 1, "probability"),
     "augment.vflip": Range(0, 1, "probability"),
     "augment.rotate_degrees": Range(0, 180, "degrees"),
@@ -65,6 +85,68 @@ NUMBERS: Final = {
     "augment.crop_ratio": Numbers(0.1, 10.0, rising=True),
     "optimizer.betas": Numbers(0.0, 0.99999),
 }
+
+# Words that would be ignored are refused.
+MEANINGS: Final = (
+    Meaning(
+        "training.freeze_through", ("partial",), ("",), "the other modes say themselves what trains"
+    ),
+    Meaning(
+        "transfer.head",
+        ("frozen", "finetune", "partial"),
+        ("auto", "own", "linear", "logistic"),
+        "it goes on top of a trained network",
+    ),
+    Meaning(
+        "transfer.head",
+        ("frozen", "finetune"),
+        ("auto", "own", "linear", "mlp"),
+        "it is fitted to features that stand still",
+    ),
+    Meaning(
+        "transfer.views",
+        ("frozen", "partial"),
+        ("auto", 0),
+        "what a frozen part makes of a picture is stored",
+    ),
+    Meaning("transfer.folds", ("frozen",), (0,), "so many heads are trained on stored features"),
+    Meaning(
+        "transfer.head_first",
+        ("finetune", "partial"),
+        ("auto", False),
+        "where trained stages train on, a head drawn at random would spoil them first",
+    ),
+    Meaning(
+        "transfer.stage_lr_decay",
+        ("finetune", "partial"),
+        (1,),
+        "several trained stages go on training",
+    ),
+    Meaning(
+        "transfer.unfreeze_every",
+        ("finetune", "partial"),
+        (0,),
+        "several trained stages go on training",
+    ),
+    Meaning(
+        "transfer.norms",
+        ("finetune", "partial", "frozen"),
+        ("auto", "train"),
+        "a network from random weights has no statistics yet",
+    ),
+)
+
+
+def check_meaning(value: Any, mode: str, meaning: Meaning) -> None:
+    """Raise RecipeError where a word asks for what there is not in that mode."""
+    word, flag = meaning.word, "--" + meaning.word.partition(".")[2].replace("_", "-")
+    if mode not in meaning.modes and value not in meaning.idle:
+        raise RecipeError(
+            f"{flag} {value} means nothing in mode {mode}",
+            given=f"mode = {mode}, {word} = {value}",
+            valid=f"in mode {' or '.join(meaning.modes)}: {meaning.reason}",
+            fix=f"take --mode {meaning.modes[0]} with --weights, or leave {flag} out",
+        )
 
 
 def check_number(name: str, value: Any, limits: Range) -> None:

@@ -19,7 +19,14 @@ from typing import Annotated, Any, Final, Literal, TypedDict, get_type_hints
 import tomli_w
 
 from fieldmark.errors import RecipeError, check_choice
-from fieldmark.ranges import NUMBERS, RANGES, check_number, check_numbers
+from fieldmark.ranges import (
+    MEANINGS,
+    NUMBERS,
+    RANGES,
+    check_meaning,
+    check_number,
+    check_numbers,
+)
 from fieldmark.typed import build
 
 Auto = Literal["auto"]
@@ -34,6 +41,15 @@ class Words(TypedDict, total=False):
     model: Annotated[str | None, "model.name"]
     weights: Annotated[str | None, "model.weights"]
     mode: Annotated[str | None, "mode"]
+    freeze_through: Annotated[str | None, "training.freeze_through"]
+    head: Annotated[str | None, "transfer.head"]
+    hidden: Annotated[int | None, "transfer.hidden"]
+    views: Annotated[int | Auto | None, "transfer.views"]
+    folds: Annotated[int | None, "transfer.folds"]
+    head_first: Annotated[bool | Auto | None, "transfer.head_first"]
+    stage_lr_decay: Annotated[float | None, "transfer.stage_lr_decay"]
+    unfreeze_every: Annotated[int | None, "transfer.unfreeze_every"]
+    norms: Annotated[str | None, "transfer.norms"]
     epochs: Annotated[int | None, "training.epochs"]
     batch_size: Annotated[int | None, "training.batch_size"]
     size: Annotated[int | Auto | None, "data.size"]
@@ -129,6 +145,21 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
+class TransferRecipe:
+    """What becomes of trained weights: the head on top, and how the rest follows it."""
+
+    head: Literal["auto", "own", "linear", "mlp", "logistic"] = "auto"  # auto: the network's own
+    hidden: int = 512  # mlp only: units of its hidden layer
+    views: int | Auto = "auto"  # frozen, partial: stored views a picture; 0: as evaluation sees it
+    folds: int = 0  # frozen: also predict each training picture out of so many folds; 0: do not
+    head_first: bool | Auto = "auto"  # finetune, partial: begin with a head trained on features
+    stage_lr_decay: float = 1.0  # finetune, partial: lr of a stage / lr of the stage above it
+    unfreeze_every: int = 0  # finetune, partial: epochs until one more stage trains; 0: all at once
+    norms: Literal["auto", "train", "eval"] = "auto"  # batch norm that trains: statistics of the
+    # batch (train), or the stored ones (eval), while its weights and biases train all the same
+
+
+@dataclass(frozen=True)
 class AugmentRecipe:
     """What training pictures go through, and no others. `preset` fills the words left at "auto"."""
 
@@ -165,6 +196,7 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    transfer: TransferRecipe = field(default_factory=TransferRecipe)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -197,7 +229,7 @@ def check_ranges(recipe: Recipe) -> None:
         check_number(name, _value(recipe, name), limits)
     for name, numbers in NUMBERS.items():
         check_numbers(name, _value(recipe, name), numbers)
-    data, training = recipe.data, recipe.training
+    data, training, transfer = recipe.data, recipe.training, recipe.transfer
     optimizer, schedule = recipe.optimizer, recipe.schedule
     if data.val_fraction + data.test_fraction >= 1:
         raise RecipeError(
@@ -211,14 +243,28 @@ def check_ranges(recipe: Recipe) -> None:
         raise RecipeError(
             "mode partial needs to know how far the network is frozen",
             given="mode = partial, no training.freeze_through",
-            fix="add --set training.freeze_through=layer2 "
-            "(`fieldmark summary MODEL` lists the stages)",
+            fix="add --freeze-through layer2 (`fieldmark summary MODEL` lists the stages)",
         )
-    if training.freeze_through and recipe.mode != "partial":
+    for meaning in MEANINGS:
+        check_meaning(_value(recipe, meaning.word), mode_of(recipe), meaning)
+    if transfer.hidden != TransferRecipe.hidden and transfer.head != "mlp":
         raise RecipeError(
-            "freeze_through has a meaning in mode partial alone",
-            given=f"mode = {recipe.mode}, training.freeze_through = {training.freeze_through}",
-            fix="add --mode partial, or leave training.freeze_through out",
+            "only the head mlp has a hidden layer",
+            given=f"transfer.head = {transfer.head}, transfer.hidden = {transfer.hidden}",
+            fix="add --head mlp, or leave --hidden out",
+        )
+    if transfer.head == "logistic" and recipe.mode != "frozen" and transfer.head_first is False:
+        raise RecipeError(
+            "a logistic regression is fitted before all weights train, or not at all",
+            given="transfer.head = logistic, transfer.head_first = false",
+            fix="leave --no-head-first out, or take --head linear",
+        )
+    if transfer.folds == 1:
+        raise RecipeError(
+            "one fold leaves nothing to train on",
+            given="transfer.folds = 1",
+            valid="2 or more, or 0 for none",
+            fix="--folds 5 is usual",
         )
     if schedule.warmup_epochs and schedule.name == "one_cycle":
         raise RecipeError(
@@ -232,6 +278,13 @@ def check_ranges(recipe: Recipe) -> None:
             given="optimizer.nesterov = true, optimizer.momentum = 0",
             fix="set optimizer.momentum to 0.9, or optimizer.nesterov to false",
         )
+
+
+def mode_of(recipe: Recipe) -> Literal["scratch", "finetune", "frozen", "partial"]:
+    """The recipe's mode; where it says "auto", what follows from whether weights are named."""
+    if recipe.mode != "auto":
+        return recipe.mode
+    return "scratch" if recipe.model.weights == "none" else "finetune"
 
 
 def _value(recipe: Recipe, dotted: str) -> Any:
@@ -327,6 +380,11 @@ def assemble(
     recipe = base if isinstance(base, Recipe) else load_recipe(Path(base)) if base else Recipe()
     given = {WORDS[word]: value for word, value in words.items() if value is not None}
     return recipe.with_settings({**given, **settings})
+
+
+def says_epochs(words: Mapping[str, Any], settings: Mapping[str, Any] | None) -> bool:
+    """Whether the number of epochs is among these words and settings."""
+    return words.get("epochs") is not None or WORDS["epochs"] in (settings or {})
 
 
 def group_expression(pattern: str) -> re.Pattern[str]:

@@ -57,6 +57,10 @@ class RunDirectory:
         return self.path / "metrics.json"
 
     @property
+    def out_of_fold(self) -> Path:
+        return self.path / "out_of_fold.csv"
+
+    @property
     def predictions(self) -> Path:
         return self.path / "predictions.csv"
 

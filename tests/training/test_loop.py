@@ -6,9 +6,11 @@ That its steps are plain PyTorch's is shown in tests/parity/test_bare_loop.py.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fieldmark.data.loader import Batch
+from fieldmark.errors import RecipeError, TrainingError
 from fieldmark.inference import run_inference
 from fieldmark.progress import Silent
 from fieldmark.runtime import Runtime
@@ -261,6 +265,148 @@ def test_weights_and_norms_of_frozen_stages_do_not_change_by_a_bit(
         assert same == {name for name in before if frozen and name.startswith(frozen)}
 
 
+class Cheat(nn.Module):
+    """A layer that learns although nobody trains it: it counts what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, images_bchw: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images_bchw)
+        return images_bchw
+
+
+@pytest.mark.parametrize("settings", [{"training__patience": 0}, {"training__patience": 1}])
+def test_a_network_that_cheats_is_caught_at_the_end_of_the_run(
+    run_fit: Any, make_network: Any, kept: Any, settings: dict[str, int]
+) -> None:
+    model = make_network()
+    model.stem.append(Cheat())
+    with pytest.raises(TrainingError, match=r"stem\.3\.seen changed in training, although frozen"):
+        run_fit(network=model, kept=kept, mode="frozen", optimizer__lr=0.0, **settings)
+    assert len(kept.rows) == (2 if settings["training__patience"] else 3)
+    run_fit(network=model, mode="finetune")  # where it is not frozen, it may
+
+
+# One stage after the other ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    ("mode", "through", "turns"),
+    [
+        ("finetune", "", {"head": 0, "body": 2, "stem": 4}),
+        ("partial", "stem", {"head": 0, "body": 2, "stem": 99}),
+    ],
+)
+def test_a_stage_does_not_change_by_a_bit_before_its_turn_and_does_from_then_on(
+    run_fit: Any,
+    make_network: Any,
+    mode: str,
+    through: str,
+    turns: dict[str, int],
+    optimizer: str,
+    average: float,
+) -> None:
+    """Weights, statistics, counters. Momentum and decay would move what has no gradient."""
+    model = make_network()
+    raw = [copy.deepcopy(model.state_dict())]
+    _, kept, _ = run_fit(
+        network=model,
+        then=lambda row: raw.append(copy.deepcopy(model.state_dict())),
+        mode=mode,
+        training__freeze_through=through,
+        training__epochs=6,
+        training__ema_decay=average,
+        transfer__unfreeze_every=2,
+        optimizer__name=optimizer,
+        optimizer__weight_decay=0.1,
+    )
+    for states in (raw, [raw[0], *kept.weights]):
+        for epoch, (before, after) in enumerate(itertools.pairwise(states)):
+            for name in before:
+                trains = epoch >= turns[name.split(".")[0]]
+                if trains and name.endswith("0.bias"):
+                    continue  # the norm behind it takes it out again: it has next to no gradient
+                assert torch.equal(before[name], after[name]) != trains, (name, epoch)
+
+
+def test_unfreezing_in_the_end_trains_as_if_it_had_begun_there(
+    run_fit: Any, make_network: Any
+) -> None:
+    """The moments of a stage begin with its first step: Adam's first is of length lr, for each."""
+    model = make_network(norm=False)
+    states: list[dict[str, torch.Tensor]] = []
+    run_fit(
+        network=model,
+        then=lambda row: states.append(copy.deepcopy(model.state_dict())),
+        mode="finetune",
+        training__epochs=2,
+        training__batch_size=24,
+        transfer__unfreeze_every=1,
+        optimizer__name="adam",
+        optimizer__lr=1e-3,
+        optimizer__weight_decay=0.0,
+    )
+    step = (states[1]["body.0.weight"] - states[0]["body.0.weight"]).abs()
+    moved = step > 0  # a dead unit has no gradient
+    assert moved.float().mean() > 0.2
+    torch.testing.assert_close(step[moved], torch.full_like(step[moved], 1e-3), rtol=0.02, atol=0)
+
+
+def test_a_lower_stage_takes_its_share_of_every_step(run_fit: Any, make_network: Any) -> None:
+    """Plain SGD, one step over all pictures: the steps differ by the powers of the decay alone."""
+
+    def step_of(decay: float) -> dict[str, torch.Tensor]:
+        model = make_network()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        result, _, _ = run_fit(
+            network=model,
+            mode="finetune",
+            training__epochs=1,
+            training__batch_size=24,
+            transfer__stage_lr_decay=decay,
+            optimizer__momentum=0.0,
+            optimizer__weight_decay=0.3,
+        )
+        assert result.history[0].lr == 0.05  # the head's is shown
+        return {name: p.detach() - before[name] for name, p in model.named_parameters()}
+
+    whole, shared = step_of(1.0), step_of(0.4)
+    for name, step in shared.items():
+        below = {"head": 0, "body": 1, "stem": 2}[name.split(".")[0]]
+        torch.testing.assert_close(step, whole[name] * 0.4**below, rtol=1e-3, atol=1e-7)
+
+
+# Batch norm ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norms", ["train", "eval"])
+def test_statistics_are_left_alone_where_that_is_asked_and_the_rest_trains(
+    run_fit: Any, make_network: Any, norms: str
+) -> None:
+    model = make_network()
+    before = copy.deepcopy(model.state_dict())
+    run_fit(network=model, mode="finetune", transfer__norms=norms)
+    after = model.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    buffers = {name for name, _ in model.named_buffers()}
+    assert same == (buffers if norms == "eval" else set())
+
+
+def test_stored_statistics_admit_one_picture_at_a_time_and_others_do_not(
+    run_fit: Any,
+) -> None:
+    one = {"mode": "finetune", "training__batch_size": 1, "data": {"num_train": 6}}
+    result, _, _ = run_fit(**one, transfer__norms="eval")
+    assert len(result.history) == 3
+    with pytest.raises(RecipeError, match="batch norm cannot learn from one picture") as caught:
+        run_fit(**one, transfer__norms="train")
+    assert "--norms eval" in str(caught.value)
+
+
 def test_frozen_norms_admit_one_picture_at_a_time(run_fit: Any) -> None:
     result, _, _ = run_fit(mode="frozen", training__batch_size=1, data={"num_train": 6})
     assert len(result.history) == 3
@@ -304,6 +450,47 @@ def test_one_seed_gives_one_history_and_one_set_of_weights(run_fit: Any) -> None
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     assert without_seconds(first.history) != without_seconds(other.history)
+
+
+class Features:
+    """Batches that come from no store of pictures: all that `fit` asks of them."""
+
+    def __init__(self, loader: Any) -> None:
+        self.labels_n = loader.labels_n
+        batches = loader.epoch(0) if hasattr(loader, "epoch") else loader
+        self._batches = [replace(b, images_bchw=b.images_bchw.clone()) for b in batches]
+        self.num_pictures = len(self.labels_n)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        return iter(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
+
+def test_batches_may_come_from_anywhere(
+    run_fit: Any, make_network: Any, make_recipe: Any, make_tiny_loaders: Any
+) -> None:
+    recipe = make_recipe(training__epochs=1)
+    train, val = (Features(loader) for loader in make_tiny_loaders(recipe))
+    anywhere = fit(make_network(), train, val, recipe, CPU, Silent(), lambda *kept: None)
+    usual, _, _ = run_fit(training__epochs=1)
+    assert without_seconds(anywhere.history) == without_seconds(usual.history)
+
+
+def test_it_is_said_which_stage_trains_when(
+    make_network: Any, make_recipe: Any, make_tiny_loaders: Any
+) -> None:
+    recipe = make_recipe(mode="finetune", training__epochs=2, transfer__unfreeze_every=1)
+    listener = Listener()
+    fit(make_network(), *make_tiny_loaders(recipe), recipe, CPU, listener, lambda *kept: None)
+    assert listener.lines[:2] == [
+        "trains: head, body from epoch 2; not in 2 epochs: stem",
+        EPOCH_HEADER,
+    ]
 
 
 def test_the_line_of_an_epoch_says_what_people_look_for(

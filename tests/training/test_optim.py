@@ -16,7 +16,7 @@ from torch import nn
 
 from fieldmark.models.registry import create_model
 from fieldmark.recipe import OptimizerRecipe, TrainingRecipe
-from fieldmark.training.optim import build_loss, build_optimizer
+from fieldmark.training.optim import build_loss, build_optimizer, stage_lr_scales
 
 PLAIN = OptimizerRecipe("adamw", weight_decay=0.01)
 
@@ -66,6 +66,48 @@ def test_every_parameter_that_trains_is_in_one_group_and_no_frozen_one_in_any() 
 def test_a_network_without_one_kind_of_parameter_has_one_group() -> None:
     optimizer = build_optimizer(nn.Linear(3, 2, bias=False).parameters(), PLAIN, 0.1)
     assert [len(group["params"]) for group in optimizer.param_groups] == [1]
+
+
+@pytest.mark.parametrize("model_name", ["resnet18", "vgg16_bn"])
+def test_a_stage_trains_with_its_share_and_its_norms_never_decay(model_name: str) -> None:
+    model = meta_model(model_name)
+    scales = stage_lr_scales(model, 0.5)  # type: ignore[arg-type]
+    optimizer = build_optimizer(model.parameters(), PLAIN, 0.1, scales)
+    stages = model.stage_modules()  # type: ignore[operator]
+    below_head = {
+        id(parameter): len(stages) - 1 - place
+        for place, modules in enumerate(stages.values())
+        for module in modules
+        for parameter in module.parameters()
+    }
+    seen = 0
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(0.1 * group["lr_scale"])
+        for parameter in group["params"]:
+            assert group["lr_scale"] == 0.5 ** below_head[id(parameter)]
+            assert group["weight_decay"] == (0.01 if parameter.ndim >= 2 else 0.0)
+            seen += 1
+    assert seen == len(list(model.parameters()))
+    assert optimizer.param_groups[0]["lr_scale"] == 1.0  # the head
+    assert {group["lr_scale"] for group in optimizer.param_groups} == {
+        0.5**below for below in set(below_head.values())
+    }
+
+
+def test_without_decay_by_stage_there_are_the_same_two_groups_as_ever() -> None:
+    """Same parameters in the same order, so that a run is what it was, to the bit."""
+    model = meta_model("resnet18")
+    scales = stage_lr_scales(model, 1.0)  # type: ignore[arg-type]
+    for optimizer in (
+        build_optimizer(model.parameters(), PLAIN, 0.1, scales),
+        build_optimizer(model.parameters(), PLAIN, 0.1),
+    ):
+        weights, rest = optimizer.param_groups
+        parameters = list(model.parameters())
+        assert [id(p) for p in weights["params"]] == [id(p) for p in parameters if p.ndim >= 2]
+        assert [id(p) for p in rest["params"]] == [id(p) for p in parameters if p.ndim < 2]
+        assert weights["lr_scale"] == rest["lr_scale"] == 1.0
+        assert weights["lr"] == rest["lr"] == 0.1
 
 
 def test_the_recipes_words_reach_the_optimizer() -> None:

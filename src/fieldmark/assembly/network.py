@@ -17,6 +17,7 @@ from fieldmark.data.manifest import Manifest
 from fieldmark.data.prepare import PreparedData
 from fieldmark.errors import CheckpointError, ModelError, RecipeError
 from fieldmark.models.contract import Network, as_network
+from fieldmark.models.heads import has_linear_head
 from fieldmark.models.own import is_own
 from fieldmark.models.registry import check_options, create_model, model_card
 from fieldmark.models.summary import Summary, summarize
@@ -37,7 +38,7 @@ from fieldmark.training.history import EpochRow
 
 TINY_PX = 16  # half of what the smallest photos in use have, CIFAR's
 PER_CHANNEL = ("mean", "std")
-NO_OTHER_FUNCTION = ("drop", "img_size")  # options with these in their names
+NO_OTHER_FUNCTION = ("drop", "img_size", "head_hidden")  # options with these in their names
 
 
 def check_network(recipe: Recipe) -> None:
@@ -46,6 +47,7 @@ def check_network(recipe: Recipe) -> None:
     Raises:
         ModelError: no such network or option.
     """
+    recipe = with_head(recipe)
     options = check_options(recipe.model.name, recipe.model.options)
     if is_own(recipe.model.name) and recipe.model.weights == "none":  # else these add to them
         sketch(recipe.model.name, options)
@@ -177,15 +179,24 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
     Raises:
         ModelError: no such network or option, or it does not admit pictures of a given size.
     """
+    recipe = with_head(recipe)
     name, options = recipe.model.name, check_options(recipe.model.name, recipe.model.options)
     network = sketch(name, options)
+    if recipe.transfer.head in ("linear", "logistic") and not has_linear_head(network):
+        raise RecipeError(
+            f"the head of {name} is more than one linear layer on its features",
+            given=f"transfer.head = {recipe.transfer.head}",
+            valid=["own", "mlp"],
+            fix="take --head own, or a network that pools its features, such as resnet18",
+        )
     card = model_card(name)
     facts = Facts(
         all_grey=manifest.all_grey,
         typical_side_px=manifest.typical_side_px,
         min_size_px=network.min_size_px,
-        only_size_px=network.fixed_size_px if isinstance(network, TimmNetwork) else None,
+        only_size_px=only_size_px(network),
         has_norm=card.has_norm,
+        has_batch_norm=has_batch_norm(network),
         # Pictures that are only shown are in no part.
         num_train=len(manifest.of_part("train")) or len(manifest.samples),
     )
@@ -205,6 +216,29 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
             network = sketch(name, fitted)
         check_admits(network, size)
     return recipe, said
+
+
+def has_batch_norm(network: Network) -> bool:
+    """Whether statistics of batches are among what it learns."""
+    return any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for tops in network.stage_modules().values()
+        for top in tops
+        for module in top.modules()
+    )
+
+
+def only_size_px(network: Network) -> int | None:
+    """The one input size that a network is built for; None where it takes many."""
+    return network.fixed_size_px if isinstance(network, TimmNetwork) else None
+
+
+def with_head(recipe: Recipe) -> Recipe:
+    """`transfer.head = mlp` as the option of the network that it stands for."""
+    if recipe.transfer.head != "mlp":
+        return recipe
+    options = {**recipe.model.options, "head_hidden": recipe.transfer.hidden}
+    return replace(recipe, model=replace(recipe.model, options=options))
 
 
 def sketch(name: str, options: Mapping[str, Any]) -> Network:

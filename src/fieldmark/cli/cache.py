@@ -32,7 +32,9 @@ def cache(
         str | None,
         typer.Option(metavar="SIZE", help="How large it may get: 50GB, 500MB; 0 keeps nothing."),
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all decoded pictures and features.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove all decoded pictures and features.")
+    ] = False,
 ) -> None:
     """Decoded pictures and features kept for the next run: list, limit, clear.
 

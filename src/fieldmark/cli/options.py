@@ -44,7 +44,79 @@ WeightsOption = Annotated[
 ModeOption = Annotated[
     str | None, typer.Option(help="scratch, finetune, frozen (head only) or partial.")
 ]
+TRANSFER = "Transfer learning (with --weights)"
+FreezeThroughOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STAGE",
+        rich_help_panel=TRANSFER,
+        help="partial: the last frozen stage; `fieldmark summary MODEL` names them.",
+    ),
+]
+HeadOption = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=TRANSFER,
+        help="own (the network's), linear, mlp (one hidden layer) or logistic (regression).",
+    ),
+]
+HiddenOption = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=TRANSFER, help="mlp: units of its hidden layer. Default: 512."),
+]
+ViewsOption = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=TRANSFER,
+        help="frozen, partial: stored augmented views a picture; 0: as evaluation sees it.",
+    ),
+]
+FoldsOption = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=TRANSFER,
+        help="frozen: also predict each training picture out of so many folds.",
+    ),
+]
+HeadFirstOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--head-first/--no-head-first",
+        rich_help_panel=TRANSFER,
+        help="finetune: start from a head trained on frozen features, or not.",
+    ),
+]
+StageLrDecayOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="FACTOR",
+        rich_help_panel=TRANSFER,
+        help="finetune, partial: learning rate of a stage over that of the one above.",
+    ),
+]
+UnfreezeEveryOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="EPOCHS",
+        rich_help_panel=TRANSFER,
+        help="finetune, partial: the head trains alone; one more stage after so many epochs.",
+    ),
+]
+NormsOption = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=TRANSFER,
+        help="Batch norm that trains: statistics of the batch (train), or the stored (eval).",
+    ),
+]
 EpochsOption = Annotated[int | None, typer.Option(help="Times the training pictures are shown.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Time it may take, such as 10m: chooses mode, views, size, epochs not given.",
+    ),
+]
 BatchOption = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
 SizeOption = Annotated[int | None, typer.Option(help="Height and width of the input, px.")]
 LrOption = Annotated[float | None, typer.Option(help="Peak learning rate, per step.")]

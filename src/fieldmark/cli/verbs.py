@@ -17,6 +17,7 @@ from fieldmark.cli import cache as cache_verb
 from fieldmark.cli import check as check_verb
 from fieldmark.cli import datasets as datasets_verb
 from fieldmark.cli import split as split_verb
+from fieldmark.cli import transfer as transfer_verb
 from fieldmark.cli.options import (
     BAD_PICTURES,
     INTERRUPTED,
@@ -26,15 +27,22 @@ from fieldmark.cli.options import (
     USER_ERROR,
     AugmentOption,
     BatchOption,
+    BudgetOption,
     CacheOption,
     DepthOption,
     DeviceOption,
     EpochsOption,
+    FoldsOption,
     Format,
+    FreezeThroughOption,
     GroupByOption,
+    HeadFirstOption,
+    HeadOption,
+    HiddenOption,
     LrOption,
     ModelOption,
     ModeOption,
+    NormsOption,
     OptimizerOption,
     OutOption,
     RecipeOption,
@@ -44,6 +52,9 @@ from fieldmark.cli.options import (
     SetOption,
     SizeOption,
     SourceArgument,
+    StageLrDecayOption,
+    UnfreezeEveryOption,
+    ViewsOption,
     WeightsOption,
     example,
     program,
@@ -147,7 +158,17 @@ def train(
     model: ModelOption = None,
     weights: WeightsOption = None,
     mode: ModeOption = None,
+    freeze_through: FreezeThroughOption = None,
+    head: HeadOption = None,
+    hidden: HiddenOption = None,
+    views: ViewsOption = None,
+    folds: FoldsOption = None,
+    head_first: HeadFirstOption = None,
+    stage_lr_decay: StageLrDecayOption = None,
+    unfreeze_every: UnfreezeEveryOption = None,
+    norms: NormsOption = None,
     epochs: EpochsOption = None,
+    budget: BudgetOption = None,
     batch_size: BatchOption = None,
     size: SizeOption = None,
     lr: LrOption = None,
@@ -180,10 +201,20 @@ def train(
         settings=dict(map(parse_setting, settings or ())),
         out=out,
         name=name,
+        budget=budget,
         progress=console_progress(),
         model=model,
         weights=weights,
         mode=mode,
+        freeze_through=freeze_through,
+        head=head,
+        hidden=hidden,
+        views=views,
+        folds=folds,
+        head_first=head_first,
+        stage_lr_decay=stage_lr_decay,
+        unfreeze_every=unfreeze_every,
+        norms=norms,
         epochs=epochs,
         batch_size=batch_size,
         size=size,
@@ -353,6 +384,7 @@ def show(
 
 
 # In the order of the help.
+app.command(epilog=transfer_verb.EXAMPLE)(transfer_verb.transfer)
 app.command(epilog=check_verb.EXAMPLE)(check_verb.check)
 app.command(epilog=split_verb.EXAMPLE)(split_verb.split)
 app.command(epilog=datasets_verb.EXAMPLE)(datasets_verb.datasets)

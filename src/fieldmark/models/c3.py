@@ -30,6 +30,7 @@ from fieldmark.models.contract import (
     init_conv,
     smallest_input_px,
 )
+from fieldmark.models.heads import reset_hidden_head
 from fieldmark.models.resnet import BasicBlock, BlockOptions, Bottleneck
 
 
@@ -179,5 +180,7 @@ class C3ResNet(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         check_counts(num_classes=num_classes, in_channels=self.in_channels)
+        if reset_hidden_head(self, num_classes):
+            return
         self.fc = fresh_linear(self.fc, num_classes)
         self.num_classes = self.architecture["num_classes"] = num_classes

@@ -162,7 +162,12 @@ def check_norm_has_values(network: Network, images_bchw: Tensor, alone_px: int) 
     """
     num_pictures, _, height, width = images_bchw.shape
     last_stage = network.stage_modules()[network.stages[-2]]
-    learns = any(module.training for module in last_stage)
+    learns = any(
+        module.training
+        for top in last_stage
+        for module in top.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    )
     if learns and num_pictures == 1 and max(height, width) < alone_px:
         raise ModelError(
             f"{network.name} cannot train on a batch of one picture this small",

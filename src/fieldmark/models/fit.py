@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fieldmark.errors import CheckpointError
 from fieldmark.models.contract import Network
+from fieldmark.models.heads import FIRST, LAST, hidden_head
 from fieldmark.models.layouts import from_timm
 from fieldmark.models.timm_bridge import TimmNetwork, fit_timm_tensors
 
@@ -255,6 +256,9 @@ def _adapt_input(key: str, own: Tensors, fitted: dict[str, Tensor]) -> list[str]
 def _fit_classifiers(
     network: Network, own: Tensors, fitted: dict[str, Tensor], classes: Classes, source: str
 ) -> list[str]:
+    said = _fit_head(network, own, fitted)
+    if said:
+        return said
     keys = [f"{layer}.{part}" for layer in network.classifiers for part in ("weight", "bias")]
     keys = [key for key in keys if key in own]
     if not keys:  # the features are the classes: there is nothing to be new
@@ -276,6 +280,28 @@ def _fit_classifiers(
                 fitted[key] = own[key]
         return [f"a new classifier, for {network.num_classes} classes instead of {counts.pop()}"]
     return []  # said as of another shape
+
+
+def _fit_head(network: Network, own: Tensors, fitted: dict[str, Tensor]) -> list[str]:
+    """Where one side has a hidden layer in place of the classifier and the other has not, what ends
+    the network stays as it is in `own`."""
+    if len(network.classifiers) != 1:
+        return []
+    end = hidden_head(network)
+    name = network.classifiers[0] if end is None else end
+    with_hidden, plain = (
+        [f"{name}.{layer}{kind}" for layer in layers for kind in ("weight", "bias")]
+        for layers in ((f"{FIRST}.", f"{LAST}."), ("",))
+    )
+    ours, others = (plain, with_hidden) if end is None else (with_hidden, plain)
+    theirs = [key for key in others if key in fitted]
+    if any(key in fitted for key in ours) or not (theirs or end):
+        return []
+    for key in theirs:
+        del fitted[key]
+    fitted.update({key: own[key] for key in ours if key in own})
+    hidden = "with" if end else "without"
+    return [f"a new head {hidden} a hidden layer, for {network.num_classes} classes"]
 
 
 def _order_classes(fitted: dict[str, Tensor], keys: Sequence[str], classes: Classes) -> list[str]:

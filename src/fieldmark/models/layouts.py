@@ -19,6 +19,7 @@ from torch import Tensor
 from fieldmark.errors import ModelError
 from fieldmark.models import resnet, vgg
 from fieldmark.models.card import TIMM_PREFIX
+from fieldmark.models.heads import check_exportable
 from fieldmark.models.own import is_own
 
 # VGG's layers with weights, ours -> timm's, and what the weights are shaped into there.
@@ -70,6 +71,7 @@ def to_torchvision(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor
     Raises:
         ModelError: torchvision has no such network; says who has.
     """
+    check_exportable(architecture, "torchvision")
     name, options = str(architecture["name"]), architecture["options"]
     if not is_own(name):
         raise _not_there("torchvision", name, instead="timm, hf")
@@ -97,6 +99,7 @@ def to_timm(
     Raises:
         ModelError: timm has no such network, or not for pictures of this size; says who has.
     """
+    check_exportable(architecture, "timm")
     name, options = str(architecture["name"]), architecture["options"]
     if not is_own(name):
         return Foreign(timm_name(name), dict(options), dict(tensors))

@@ -17,6 +17,7 @@ from torch import nn
 from fieldmark.errors import ModelError, check_choice
 from fieldmark.models.card import ModelCard
 from fieldmark.models.contract import as_network
+from fieldmark.models.heads import HEAD_OPTIONS, head_options, put_hidden_layer
 from fieldmark.models.own import MODEL_NAMES, NETWORKS, is_own
 from fieldmark.models.timm_bridge import create_timm
 from fieldmark.models.timm_zoo import is_timm, list_timm_models, timm_card, unknown_model
@@ -42,6 +43,9 @@ def create_model(
     `fieldmark.models.contract.Network`. Its `architecture` says how to build it again, every
     option of our own networks spelt out, so that a model file outlives a change of defaults.
 
+    Every network, timm's too, takes the options of `heads`: `head_hidden=512` puts a hidden layer
+    in place of its classifier, with `head_dropout`.
+
     Raises:
         ModelError: unknown network or option, an option of the wrong type or out of range, or a
             count that is no whole number from 1 up.
@@ -49,13 +53,16 @@ def create_model(
     if _is_timms(name):
         return create_timm(name, num_classes, in_channels, **options)
     settled = check_options(name, options, also=("num_classes", "in_channels"))
-    model = NETWORKS[name](name, num_classes, in_channels, **settled)
+    own, head = head_options(name, settled)
+    model = NETWORKS[name](name, num_classes, in_channels, **own)
     model.architecture = {
         "name": name,
-        "options": settled,
+        "options": own,
         "num_classes": num_classes,
         "in_channels": in_channels,
     }
+    if head:
+        put_hidden_layer(as_network(model), head["head_hidden"], head["head_dropout"])
     return model
 
 
@@ -86,11 +93,13 @@ def check_options(
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     settled.update(getattr(NETWORKS[name].variants[name], "options", {}))
+    options, head = head_options(name, options)
     for option, value in options.items():
         if not settled:
             raise ModelError(
                 f"{name} has no options", given=repr(option), valid=also or None, fix="leave it out"
             )
+        also = (*also, *HEAD_OPTIONS)
         check_choice(f"option of {name}", option, tuple(settled), also, error=ModelError)
         hint = hints[option]
         if hint is float and type(value) is int:
@@ -103,7 +112,7 @@ def check_options(
                 fix=f"leave it out for the usual network ({option} = {settled[option]})",
             )
         settled[option] = value
-    return settled
+    return settled | head
 
 
 def list_models() -> list[ModelCard]:

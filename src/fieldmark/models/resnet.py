@@ -31,6 +31,7 @@ from fieldmark.models.contract import (
     init_conv,
     smallest_input_px,
 )
+from fieldmark.models.heads import reset_hidden_head
 
 
 @dataclass(frozen=True)
@@ -254,5 +255,7 @@ class ResNet(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         check_counts(num_classes=num_classes, in_channels=self.in_channels)
+        if reset_hidden_head(self, num_classes):
+            return
         self.fc = fresh_linear(self.fc, num_classes)
         self.num_classes = self.architecture["num_classes"] = num_classes

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fieldmark.errors import ModelError
 from fieldmark.models.contract import check_counts, check_images
+from fieldmark.models.heads import head_options, put_hidden_layer, reset_hidden_head
 from fieldmark.models.timm_build import build_net, plain_value
 from fieldmark.models.timm_stages import Probe, cut, probe, resolve
 from fieldmark.models.timm_table import config_of, measure
@@ -104,6 +105,8 @@ class TimmNetwork(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         check_counts(num_classes=num_classes, in_channels=self.in_channels)
+        if reset_hidden_head(self, num_classes):
+            return
         net = cast("Any", self.net)
         weight = next(net.parameters())
         words: dict[str, Any] = {}
@@ -216,7 +219,7 @@ def create_timm(
     Args:
         name: timm's name, with or without `timm/` before it and a weights' tag after it.
         options: what `timm.create_model` takes beside, in plain values: `img_size=128`,
-            `drop_path_rate=0.1`, `pad_type="same"`, `layers=[1, 1, 1, 1]`.
+            `drop_path_rate=0.1`, `pad_type="same"`, `layers=[1, 1, 1, 1]`; and those of `heads`.
 
     Raises:
         ModelError: no such network or option, a value it cannot be built with, or a count that is
@@ -226,6 +229,7 @@ def create_timm(
     bare, tag = split_name(name)
     tagged = f"{bare}.{tag}" if tag else bare
     name = public_name(tagged)
+    options, head = head_options(name, options)
     plain = {option: plain_value(name, option, value) for option, value in options.items()}
     size = config_of(bare, tag)["input_size"][1:]
     if size[0] != size[1]:  # timm has a few for tall pictures; ours are squares
@@ -233,6 +237,8 @@ def create_timm(
     net = build_net(name, tagged, num_classes, in_channels, plain)
     network = TimmNetwork(net, name, num_classes, in_channels, plain)
     network._start_small()
+    if head:
+        put_hidden_layer(network, head["head_hidden"], head["head_dropout"])
     return network
 
 

@@ -24,6 +24,7 @@ from fieldmark.models.contract import (
     init_conv,
     smallest_input_px,
 )
+from fieldmark.models.heads import reset_hidden_head
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ class VGG(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         check_counts(num_classes=num_classes, in_channels=self.in_channels)
+        if reset_hidden_head(self, num_classes):
+            return
         last = self.classifier[-1]
         assert isinstance(last, nn.Linear)
         self.classifier[-1] = init_dense(fresh_linear(last, num_classes))

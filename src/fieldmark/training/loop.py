@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.errors import RecipeError
 from fieldmark.inference import run_inference
 from fieldmark.models.contract import as_network
@@ -19,10 +18,18 @@ from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe
 from fieldmark.runtime import Runtime
 from fieldmark.training.average import moving_average
-from fieldmark.training.freeze import freeze, frozen_stages, train_mode
+from fieldmark.training.batches import EvalBatches, TrainBatches
+from fieldmark.training.freeze import (
+    begin_epoch,
+    check_unchanged,
+    fingerprints,
+    freeze,
+    frozen_stages,
+    unfreezing_line,
+)
 from fieldmark.training.history import EPOCH_HEADER, EpochRow, epoch_line, rank
 from fieldmark.training.meter import Meter, not_finite
-from fieldmark.training.optim import build_loss, build_optimizer
+from fieldmark.training.optim import build_loss, build_optimizer, stage_lr_scales
 from fieldmark.training.schedule import learning_rate
 
 
@@ -37,8 +44,8 @@ class FitResult:
 
 def fit(
     model: nn.Module,
-    train: TrainLoader,
-    val: EvalLoader,
+    train: TrainBatches,
+    val: EvalBatches,
     recipe: Recipe,
     runtime: Runtime,
     progress: Progress,
@@ -47,12 +54,14 @@ def fit(
     """Train `model` on the device it is on.
 
     Args:
+        train, val: batches of what `model` takes, on its device.
         recipe: settled, so that no word says "auto".
         keep: called after each epoch with the weights that were validated, the epoch's row and
             whether it is the best so far; it saves what must not be lost.
 
     Raises:
-        TrainingError: the loss is not finite; what `keep` saved before stands.
+        TrainingError: the loss is not finite; what `keep` saved before stands. Or something frozen
+            has changed, which is a mistake in Fieldmark or in the network.
         RecipeError: the recipe and the network do not go together.
     """
     training, epochs = recipe.training, recipe.training.epochs
@@ -61,26 +70,31 @@ def fit(
 
     network = as_network(model)
     frozen = freeze_for(model, recipe)
-    optimizer = build_optimizer(model.parameters(), recipe.optimizer, peak_lr)
+    frozen_before = fingerprints(model, network, frozen)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    lr_scales = stage_lr_scales(network, recipe.transfer.stage_lr_decay)
+    optimizer = build_optimizer(trained, recipe.optimizer, peak_lr, lr_scales)
     counts_k = torch.bincount(train.labels_n, minlength=network.num_classes)
     criterion = build_loss(training, counts_k).to(runtime.device)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.scales_gradients)
     average = moving_average(model, training.ema_decay)
     check_every = 1 if runtime.device.type == "cpu" else 25  # a look at the loss stops a GPU
 
+    if unfreezing := unfreezing_line(network, recipe):
+        progress.say(unfreezing)
     progress.say(EPOCH_HEADER)
     result = FitResult()
     step = 0
     for epoch in range(epochs):
         started = time.perf_counter()
-        train_mode(model, network, frozen)
+        begin_epoch(model, network, recipe, epoch, trained)
         meter = Meter(runtime.device)
         with progress.task(f"epoch {epoch + 1}/{epochs}", total=len(train)) as task:
             for batch in train.epoch(epoch):
-                # The learning rate of this very step.
+                # The learning rate of this very step; lower stages may take a share of it.
                 lr = learning_rate(recipe.schedule, peak_lr, step, len(train), epochs)
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["lr_scale"]
 
                 # Forward.
                 with runtime.autocast():
@@ -109,7 +123,7 @@ def fit(
 
         # Validate the weights that would be saved, on pictures that are never augmented.
         validated = average.module if average is not None else model
-        with progress.task("validation", total=len(val.store)) as task:
+        with progress.task("validation", total=val.num_pictures) as task:
             outputs = run_inference(validated, val, runtime, task)
         val_loss = F.cross_entropy(outputs.logits_nk.double(), outputs.labels_n).item()
         # The last step can ruin the weights after a finite loss: keep no such model.
@@ -140,6 +154,9 @@ def fit(
         if training.patience and waited >= training.patience:
             result.stopped = f"no better validation in {waited} epochs"
             break
+
+    # Frozen means frozen.
+    check_unchanged(frozen_before, fingerprints(model, network, frozen))
     return result
 
 
@@ -152,7 +169,8 @@ def freeze_for(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
     network = as_network(model)
     stages = frozen_stages(network, recipe)
     freeze(network, stages)
-    check_batch_size(model, recipe.training.batch_size)
+    if recipe.transfer.norms != "eval":
+        check_batch_size(model, recipe.training.batch_size)
     return stages
 
 
@@ -168,5 +186,6 @@ def check_batch_size(model: nn.Module, batch_size: int) -> None:
             "batch norm cannot learn from one picture at a time",
             given=f"batch_size {batch_size}",
             valid="2 or more; 16 or more works better",
-            fix="raise --batch-size, or take a network without batch norm (alexnet, vgg16)",
+            fix="raise --batch-size, take a network without batch norm (alexnet, vgg16) or, for a "
+            "trained one, --norms eval",
         )

@@ -13,10 +13,11 @@ from fieldmark.rundir import RUNS, RunDirectory
 
 CHECK_TABLE: Final = "check.csv"
 CHECK_PAGE: Final = "check.html"
+COMPARISON: Final = "comparison.json"
 
 
 def is_own_folder(folder: Path) -> bool:
-    """Whether `folder` is a run, a check, or a `runs` with nothing but runs in it."""
+    """Whether `folder` is a run, several compared, a check, or a `runs` with nothing but these."""
     return _is_run(folder) or _is_check(folder) or _holds_runs_only(folder)
 
 
@@ -29,7 +30,9 @@ def own_tables(folder: Path, names: list[str]) -> set[str]:
 
 def _is_run(folder: Path) -> bool:
     run = RunDirectory(folder)
-    return _is_file(run.recipe) and (_is_file(run.model) or _is_file(run.manifest))
+    # Modes that `fieldmark transfer` compared are one run more, with a table in place of a recipe.
+    is_one = _is_file(run.recipe) or _is_file(folder / COMPARISON)
+    return is_one and (_is_file(run.model) or _is_file(run.manifest))
 
 
 def _is_check(folder: Path) -> bool:

@@ -1,7 +1,4 @@
-"""Settles every word of a recipe that says "auto", in one place, each with its reason said.
-
-No torch here: what decides is the recipe and a few facts about the pictures and the network.
-"""
+"""From an open recipe to a settled one, word by word."""
 
 from __future__ import annotations
 
@@ -9,8 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from fieldmark.auto.modes import mixed_as_stored, settle_transfer, usual_lr
 from fieldmark.errors import RecipeError
-from fieldmark.recipe import AugmentRecipe, Recipe
+from fieldmark.recipe import AugmentRecipe, Recipe, mode_of
 
 SMALL_PICTURE_PX: Final = 64
 
@@ -76,19 +74,6 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 LONG_TRAINING: Final = {"few": 50, "many": 100}
 FEW_PICTURES: Final = 10_000
 
-# Peak learning rates by mode and by whether the network has norms. Adam 2e-4 without norms is the
-# AlexNet write-up's; 1e-4 for fine-tuning is what the reference figures of docs/ found to work.
-LEARNING_RATES: Final[dict[tuple[str, str], float]] = {
-    ("adam", "scratch"): 1e-3,
-    ("adam", "scratch, no norms"): 2e-4,
-    ("adam", "finetune"): 1e-4,
-    ("adam", "frozen"): 1e-3,
-    ("sgd", "scratch"): 0.05,
-    ("sgd", "scratch, no norms"): 0.01,
-    ("sgd", "finetune"): 0.005,
-    ("sgd", "frozen"): 0.01,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -101,6 +86,7 @@ class Facts:
         has_norm: the network has normalisation layers.
         num_train: training pictures.
         only_size_px: the one input size that the network is built for, where there is only one.
+        has_batch_norm: some of its normalisation layers are batch norm.
     """
 
     all_grey: bool
@@ -109,6 +95,7 @@ class Facts:
     has_norm: bool
     num_train: int
     only_size_px: int | None = None
+    has_batch_norm: bool = True
 
 
 # AdamW's decay is decoupled (Loshchilov & Hutter 2019; 0.01 is torch's own default). Adam's and
@@ -124,7 +111,8 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
     on the machine.
 
     Raises:
-        RecipeError: a given size is below what the network admits.
+        RecipeError: a given size is below what the network admits, or views are asked for that
+            would all be alike.
     """
     said: list[str] = []
 
@@ -157,16 +145,14 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
         if recipe.data.resize != "squash":
             said.append(f"crop_fraction {fraction:g}: usual at {size} px")
 
-    mode = recipe.mode
-    if mode == "auto":
-        trained = recipe.model.weights != "none"
-        mode = "finetune" if trained else "scratch"
-        said.append(f"mode {mode}: " + ("weights are named" if trained else "no weights are named"))
-        recipe = replace(recipe, mode=mode)
+    if recipe.mode == "auto":
+        recipe = replace(recipe, mode=mode_of(recipe))
+        named = "no weights are named" if recipe.model.weights == "none" else "weights are named"
+        said.append(f"mode {recipe.mode}: {named}")
 
     lr = recipe.optimizer.lr
     if lr == "auto":
-        lr = _learning_rate(recipe, facts)
+        lr = usual_lr(recipe, has_norm=facts.has_norm)
         said.append(f"learning rate {lr:g}: usual for {recipe.optimizer.name}, {recipe.mode}")
 
     augment = recipe.augment
@@ -175,7 +161,14 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
         preset, reason = _preset(recipe, facts, small_grey=small_grey)
         augment = replace(augment, preset=preset)
         said.append(f"augmentation {preset}: {reason}")
-    augment = settle_augment(augment)
+    augment, mixing = mixed_as_stored(settle_augment(augment), recipe.mode)
+    said += mixing
+
+    augments = any(getattr(augment, word) != value for word, value in _NOTHING.items())
+    transfer, reasons = settle_transfer(
+        recipe, facts.num_train, augments=augments, has_batch_norm=facts.has_batch_norm
+    )
+    said += reasons
 
     decay = recipe.optimizer.weight_decay
     if decay == "auto":
@@ -199,6 +192,7 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
         ),
         optimizer=replace(recipe.optimizer, lr=lr, weight_decay=decay),
         augment=augment,
+        transfer=transfer,
     )
     return settled, said
 
@@ -232,15 +226,6 @@ def _input_size(facts: Facts) -> int:
         return max(224, facts.min_size_px)
     wanted = 32 if facts.typical_side_px <= 40 else 64
     return max(wanted, math.ceil(facts.min_size_px / 32) * 32)
-
-
-def _learning_rate(recipe: Recipe, facts: Facts) -> float:
-    optimizer = "sgd" if recipe.optimizer.name == "sgd" else "adam"
-    # What trains in mode partial are trained convolutions, so they move as in fine-tuning.
-    situation: str = "finetune" if recipe.mode == "partial" else recipe.mode
-    if situation == "scratch" and not facts.has_norm:
-        situation = "scratch, no norms"
-    return LEARNING_RATES[optimizer, situation]
 
 
 def _grey(all_grey: bool) -> str:

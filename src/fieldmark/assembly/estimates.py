@@ -1,0 +1,102 @@
+"""How long a training will take, said before it starts; and what fits into a given time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import nn
+
+from fieldmark.assembly.network import build_network, only_size_px, settle_for, sketch
+from fieldmark.budget.choose import BudgetFacts, choose_within
+from fieldmark.budget.costs import STORED, Candidate, ModeEstimate, estimate_line
+from fieldmark.data.manifest import Manifest
+from fieldmark.pretrained import Pretrained
+from fieldmark.progress import Progress, Silent, duration
+from fieldmark.recipe import Recipe
+from fieldmark.runtime import Runtime
+from fieldmark.training.estimate import probe_mode
+
+# Pixels that a training sees before an estimate is worth the seconds that it takes itself: as many
+# as 2,000 pictures of 224 px have. What is below is over before the estimate would be.
+WORTH_AN_ESTIMATE: Final = 100e6
+
+
+def say_estimate(
+    model: nn.Module, manifest: Manifest, recipe: Recipe, runtime: Runtime, progress: Progress
+) -> None:
+    """Time and memory of a training, from a probe of a few seconds; nothing for a short one."""
+    size_px = recipe.data.size
+    assert isinstance(size_px, int), "the recipe was not settled"
+    num_shown = len(manifest.of_part("train")) * recipe.training.epochs
+    if num_shown * size_px**2 < WORTH_AN_ESTIMATE:
+        return
+    with progress.task("estimating", None):
+        estimate = _probe(model, manifest, recipe, runtime)
+    progress.say(f"estimate: {estimate_line(estimate, recipe.training.epochs)}")
+
+
+def fit_budget(
+    seconds: float,
+    recipe: Recipe,
+    asked: Recipe,
+    weights: Pretrained | None,
+    manifest: Manifest,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    epochs_given: bool,
+) -> Recipe:
+    """The recipe with mode, views, size and epochs that fit into this time, and why said.
+
+    Args:
+        recipe: not settled, with what the weights bring.
+        asked: as it was before that: what it says is kept.
+        manifest: split, as it will most likely be.
+        epochs_given: its epochs are asked for, too.
+    """
+    trained = weights is not None
+    mode = None if asked.mode == "auto" else asked.mode
+    if mode is None and asked.transfer.folds:
+        mode = "frozen"  # what these words have a meaning in
+    elif mode is None and (asked.transfer.unfreeze_every or asked.transfer.stage_lr_decay != 1):
+        mode = "finetune"
+    open_mode = {"mode": "frozen"} if trained and mode is None else {}
+    usual = settle_for(recipe.with_settings(open_mode), manifest)[0]
+    assert isinstance(usual.transfer.views, int)
+    assert isinstance(usual.data.size, int)
+    network = sketch(usual.model.name, usual.model.options)
+    facts = BudgetFacts(
+        trained,
+        mode,
+        usual.transfer.views,
+        usual.data.size,
+        usual.training.epochs,
+        views_given=asked.transfer.views != "auto",
+        size_given=asked.data.size != "auto",
+        epochs_given=epochs_given,
+        min_size_px=only_size_px(network) or network.min_size_px,
+    )
+
+    def measure(candidate: Candidate) -> ModeEstimate:
+        settled = settle_for(recipe.with_settings(candidate.settings), manifest)[0]
+        model = build_network(settled, weights, manifest.class_names, Silent())
+        with progress.task(f"measuring {candidate.mode} at {candidate.size} px", None):
+            return _probe(model, manifest, settled, runtime)
+
+    progress.say(f"budget {duration(seconds)}: a few short measurements decide how it is spent")
+    choice = choose_within(seconds, measure, facts)
+    for line in choice.said:
+        progress.say(f"budget: {line}")
+    return recipe.with_settings(choice.settings)
+
+
+def _probe(model: nn.Module, manifest: Manifest, recipe: Recipe, runtime: Runtime) -> ModeEstimate:
+    return probe_mode(
+        model,
+        recipe,
+        runtime,
+        len(manifest.of_part("train")),
+        len(manifest.of_part("val")),
+        len(manifest.class_names),
+        features=recipe.mode in STORED or recipe.transfer.head_first is True,
+    )

@@ -1,0 +1,224 @@
+"""Heads on stored features that no epochs are needed for: logistic regression, alone, as the start
+of a fine-tuning, and fold by fold."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from fieldmark.assembly.trainee import FrozenPart, Trainee, prepare_trainee, whole
+from fieldmark.data.loader import EvalLoader, TrainLoader
+from fieldmark.data.pixels.store import PixelStore
+from fieldmark.data.prepare import PreparedData, decode_exactly
+from fieldmark.data.views import EXACT
+from fieldmark.errors import ModelError, RecipeError
+from fieldmark.evaluation.metrics import wilson
+from fieldmark.files import write_text
+from fieldmark.models.contract import as_network
+from fieldmark.models.heads import set_classifier
+from fieldmark.progress import Progress, Silent, duration
+from fieldmark.recipe import Recipe, TransferRecipe
+from fieldmark.rundir import RunDirectory
+from fieldmark.runtime import Runtime
+from fieldmark.training.folds import OutOfFold, out_of_fold
+from fieldmark.training.history import EPOCH_HEADER, EpochRow, epoch_line
+from fieldmark.training.logistic import LogisticFit, fit_logistic
+from fieldmark.training.loop import FitResult, fit
+from fieldmark.training.optim import class_weights
+
+HEAD_FIRST_VIEWS = 2  # a picture; more move a head that only begins a training by next to nothing
+HEAD_FIRST_EPOCHS = 5  # over features, of a head that is more than one linear layer
+
+Keep = Callable[[nn.Module, EpochRow, bool], None]
+
+
+def fit_logistic_head(
+    trainee: Trainee, recipe: Recipe, progress: Progress, keep: Keep
+) -> tuple[FitResult, LogisticFit]:
+    """As `fit`, for `transfer.head = logistic`: one row of history, one answer.
+
+    Raises:
+        RecipeError: the features are not what a linear layer takes, or are not stored.
+    """
+    started = time.perf_counter()
+    if trainee.frozen is None:
+        raise RecipeError(
+            "a logistic head needs stored features, and the frozen part runs in every epoch",
+            given="transfer.head = logistic",
+            fix="take --head own",
+        )
+    frozen = trainee.frozen
+    model = whole(trainee.module)
+    with progress.task("logistic regression", None):
+        fitted = _fit_on(frozen, trainee, recipe)
+    _put_into(model, fitted)
+    chosen = next(row for row in fitted.table if row.strength == fitted.strength)
+    views_nvd, labels_n = frozen.train.values, trainee.train.labels_n
+    num_views = views_nvd.shape[1]
+    said_m = fitted.logits(views_nvd.flatten(0, 1)).argmax(1)
+    row = EpochRow(
+        epoch=1,
+        train_loss=chosen.train_loss,
+        train_accuracy=float((said_m == labels_n.repeat_interleave(num_views)).float().mean()),
+        val_loss=chosen.val_loss,
+        val_accuracy=chosen.val_accuracy,
+        lr=0.0,
+        seconds=time.perf_counter() - started,
+    )
+    progress.say(
+        f"logistic regression: strength {fitted.strength:.2g} of {len(fitted.table)} tried, by "
+        "validation"
+    )
+    progress.say(EPOCH_HEADER)
+    keep(model, row, True)
+    progress.say(epoch_line([row], 1, is_best=True))
+    return FitResult([row], row), fitted
+
+
+def start_from_head(
+    model: nn.Module,
+    data: PreparedData,
+    recipe: Recipe,
+    runtime: Runtime,
+    loaders: tuple[TrainLoader, EvalLoader],
+    progress: Progress,
+) -> None:
+    """Give a network that is to train on a head that fits its features (Kumar et al. 2022).
+
+    By logistic regression where the head is one linear layer on the features, else by a few epochs
+    over them. Nothing below the head changes, and everything may train afterwards.
+    """
+    started = time.perf_counter()
+    augments = bool(recipe.transfer.views) or data.train.form.kind != "exact"
+    views = HEAD_FIRST_VIEWS if augments else 0
+    transfer = TransferRecipe(head=recipe.transfer.head, hidden=recipe.transfer.hidden, views=views)
+    head_recipe = replace(
+        recipe,
+        mode="frozen",
+        transfer=replace(transfer, norms="train"),
+        training=replace(recipe.training, freeze_through=""),
+    )
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    trainee = prepare_trainee(model, data, head_recipe, runtime, loaders, progress)
+    if trainee.frozen is None:
+        progress.say("head first: left out, as the features cannot be stored")
+        return
+    try:
+        fitted = _fit_on(trainee.frozen, trainee, recipe)
+        _put_into(model, fitted)
+        num_right = max(row.val_accuracy for row in fitted.table)
+    except RecipeError:
+        num_right = _train_head(trainee, head_recipe, runtime)
+    for parameter, trains in zip(model.parameters(), trained, strict=True):
+        parameter.requires_grad_(trains)
+    seconds = time.perf_counter() - started
+    progress.say(f"head first: validation accuracy {num_right:.3f} after {duration(seconds)}")
+
+
+def predict_out_of_fold(
+    run: RunDirectory,
+    frozen: FrozenPart,
+    data: PreparedData,
+    recipe: Recipe,
+    runtime: Runtime,
+    fitted: LogisticFit | None,
+    progress: Progress,
+) -> OutOfFold:
+    """Each training picture's probabilities by a head that saw neither it nor its group.
+
+    Written to the run's `out_of_fold.csv`, with the accuracy said.
+
+    Args:
+        fitted: whose strength is taken; None: each fold chooses its own.
+
+    Raises:
+        SourceError: too few pictures or groups for so many folds.
+    """
+    exact = frozen.train
+    if exact.views != (EXACT,):
+        store = _exact_store(data, recipe, runtime, progress)
+        exact = frozen.maker.exact(store, "features of train as it is")
+    with progress.task(f"{recipe.transfer.folds} folds", None):
+        found = out_of_fold(
+            frozen.train.values,
+            exact.values[:, 0],
+            data.train.samples,
+            data.manifest.class_names,
+            recipe.transfer.folds,
+            recipe.seed,
+            strength=fitted.strength if fitted else None,
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(found.header)
+    writer.writerows(found.rows())
+    write_text(run.out_of_fold, text.getvalue())
+    labels_n = torch.tensor(data.labels(data.train))
+    num_right = int((found.probabilities_nk.argmax(1) == labels_n).sum())
+    estimate = wilson(num_right, len(labels_n))
+    progress.say(
+        f"out of fold ({recipe.transfer.folds} folds, logistic regression): accuracy "
+        f"{estimate.value:.3f}, 95 % interval {estimate.low:.3f}-{estimate.high:.3f}, "
+        f"{estimate.n:,} training pictures; {run.out_of_fold}"
+    )
+    return found
+
+
+def _exact_store(
+    data: PreparedData, recipe: Recipe, runtime: Runtime, progress: Progress
+) -> PixelStore:
+    train = replace(data.manifest, samples=data.train.samples)
+    return decode_exactly(train, data.preprocess, runtime, progress, strict=recipe.data.strict)
+
+
+def _fit_on(frozen: FrozenPart, trainee: Trainee, recipe: Recipe) -> LogisticFit:
+    if len(frozen.train.shape) != 1:
+        name = as_network(trainee.module).name
+        shape = " x ".join(map(str, frozen.train.shape))
+        raise RecipeError(
+            f"the head of {name} is more than one linear layer on its features",
+            given=f"transfer.head = {recipe.transfer.head}, features of {shape} numbers",
+            valid="networks that pool their features, such as resnet18 or mobilenetv2_100",
+            fix="take --head own",
+        )
+    labels_m = torch.cat([batch.labels_b.cpu() for batch in trainee.val])
+    num_classes = as_network(trainee.module).num_classes
+    counts_k = torch.bincount(trainee.train.labels_n, minlength=num_classes)
+    return fit_logistic(
+        frozen.train.values,
+        trainee.train.labels_n,
+        num_classes,
+        val_features_md=frozen.val.values[:, 0],
+        val_labels_m=labels_m,
+        class_weights=class_weights(recipe.training, counts_k),
+    )
+
+
+def _put_into(model: nn.Module, fitted: LogisticFit) -> None:
+    try:
+        set_classifier(as_network(model), fitted.weight_kd, fitted.bias_k)
+    except ModelError as error:
+        raise RecipeError(
+            error.problem, given="transfer.head = logistic", fix="take --head own"
+        ) from error
+
+
+def _train_head(trainee: Trainee, recipe: Recipe, runtime: Runtime) -> float:
+    """A few epochs over features; the best epoch's validation accuracy. Its weights stay."""
+    epochs = replace(recipe, training=replace(recipe.training, epochs=HEAD_FIRST_EPOCHS))
+    best: dict[str, torch.Tensor] = {}
+
+    def keep(module: nn.Module, row: EpochRow, is_best: bool) -> None:
+        if is_best:
+            best.update({k: v.clone() for k, v in whole(module).state_dict().items()})
+
+    result = fit(trainee.module, trainee.train, trainee.val, epochs, runtime, Silent(), keep)
+    whole(trainee.module).load_state_dict(best)
+    assert result.best is not None
+    return result.best.val_accuracy

@@ -1,0 +1,246 @@
+"""What a training trains on: pictures, or what the frozen part of its network makes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fieldmark.data.contents import contents_of
+from fieldmark.data.features.form import FeatureForm
+from fieldmark.data.features.store import Features, find_features
+from fieldmark.data.loader import EvalLoader, TrainLoader
+from fieldmark.data.pixels.cache import PixelCache
+from fieldmark.data.pixels.store import PixelStore
+from fieldmark.data.prepare import PreparedData
+from fieldmark.data.sources.candidates import counted
+from fieldmark.data.views import EXACT
+from fieldmark.errors import ModelError, RecipeError
+from fieldmark.models.contract import as_network
+from fieldmark.models.cut import Cut, Upper, cut_network
+from fieldmark.models.fold import InferenceForm, inference_form
+from fieldmark.models.heads import without_head_options
+from fieldmark.progress import Progress, size
+from fieldmark.recipe import AugmentRecipe, Recipe
+from fieldmark.runtime import Runtime
+from fieldmark.training.batches import EvalBatches, TrainBatches
+from fieldmark.training.feature_loader import FeatureEvalLoader, FeatureTrainLoader
+from fieldmark.training.features import compute_features
+from fieldmark.training.freeze import fingerprints, frozen_stages
+
+NUM_EXAMPLES = 8  # pictures on which the fastest form of a frozen part is tried
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What `fit` is given.
+
+    Attributes:
+        module: the network, or its part above what is frozen; on the device.
+        train, val: batches of what the module takes.
+        frozen: the part below and its features; None where it runs in every epoch, or there is
+            none.
+    """
+
+    module: nn.Module
+    train: TrainBatches
+    val: EvalBatches
+    frozen: FrozenPart | None = None
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """The frozen part of a network, and what it made of the pictures.
+
+    Attributes:
+        train, val: features of these parts, in the order of their pixel stores.
+    """
+
+    maker: FeatureMaker
+    train: Features
+    val: Features
+
+
+def whole(module: nn.Module) -> nn.Module:
+    """The network that a trainee's module belongs to: itself, or what it is the upper part of."""
+    return module.network if isinstance(module, Upper) else module
+
+
+def prepare_trainee(
+    model: nn.Module,
+    data: PreparedData,
+    recipe: Recipe,
+    runtime: Runtime,
+    loaders: tuple[TrainLoader, EvalLoader],
+    progress: Progress,
+    *,
+    before_work: Callable[[], None] | None = None,
+) -> Trainee:
+    """Run what is frozen once, and train on what it gave; where that cannot be, say so.
+
+    Args:
+        model: on the device.
+        loaders: of the pictures.
+        before_work: called first, unless an earlier run has left nothing to compute.
+
+    Raises:
+        FieldmarkError: as `compute_features`.
+    """
+    if not frozen_stages(as_network(model), recipe):
+        return Trainee(model, *loaders)
+    train_loader, val_loader = loaders
+    try:
+        maker = feature_maker(model, data, recipe, runtime, val_loader, progress)
+        if before_work and not maker.has_train(data.train):
+            before_work()
+        train = maker.of_train(data.train)
+        val = maker.exact(data.val, "features of val")
+    except (ModelError, RecipeError) as error:
+        progress.say(f"{error.problem}: the frozen part runs in every epoch")
+        return Trainee(model, *loaders)
+    maker.say(train, val)
+    words = {"batch_size": recipe.training.batch_size}
+    return Trainee(
+        maker.cut.upper,
+        FeatureTrainLoader(
+            train,
+            train_loader.labels_n.tolist(),
+            runtime,
+            seed=recipe.seed,
+            sampling=recipe.training.sampling,
+            **words,
+        ),
+        FeatureEvalLoader(val, val_loader.labels_n.tolist(), runtime, **words),
+        FrozenPart(maker, train, val),
+    )
+
+
+def feature_maker(
+    model: nn.Module,
+    data: PreparedData,
+    recipe: Recipe,
+    runtime: Runtime,
+    val_loader: EvalLoader,
+    progress: Progress,
+) -> FeatureMaker:
+    """What makes features with the stages of `model` that the recipe freezes.
+
+    Raises:
+        ModelError: the network cannot be run in two parts there.
+    """
+    network = as_network(model)
+    stages = frozen_stages(network, recipe)
+    cut = cut_network(model, stages, data.preprocess.size)
+    example_bchw = next(iter(val_loader)).images_bchw[:NUM_EXAMPLES]
+    # Of the weights below alone: those above are another run's own affair.
+    digests = json.dumps(fingerprints(model, network, stages), sort_keys=True)
+    return FeatureMaker(
+        cut=cut,
+        lower=inference_form(cut.lower, example_bchw),
+        weights=hashlib.sha256(digests.encode()).hexdigest(),
+        architecture=json.dumps(without_head_options(network.architecture), sort_keys=True),
+        data=data,
+        recipe=recipe,
+        runtime=runtime,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class FeatureMaker:
+    """Makes features of pictures, each view once, for this run and every later one.
+
+    Attributes:
+        lower: the frozen part in the form that runs fastest.
+        weights: a digest of its weights, statistics and buffers.
+        architecture: of the network, without its head, as JSON.
+    """
+
+    cut: Cut
+    lower: InferenceForm
+    weights: str
+    architecture: str
+    data: PreparedData
+    recipe: Recipe
+    runtime: Runtime
+    progress: Progress
+
+    def of_train(self, store: PixelStore) -> Features:
+        """The recipe's views of the training pictures; without any, as evaluation sees them."""
+        views, augment = self._of_train
+        return self._compute(store, views, augment, "features of train")
+
+    def has_train(self, store: PixelStore) -> bool:
+        """Whether an earlier run has computed all that `of_train` gives."""
+        views, augment = self._of_train
+        contents = contents_of([sample.path for sample in store.samples], self.progress)
+        wanted = {(content.key, view) for content in contents if content for view in views}
+        cache = self._cache
+        return (
+            cache is not None
+            and find_features(cache, self._form(store, augment), wanted).keys() >= wanted
+        )
+
+    def exact(self, store: PixelStore, title: str) -> Features:
+        """Of pictures as evaluation sees them; the store's form is "exact"."""
+        return self._compute(store, (EXACT,), None, title)
+
+    def say(self, train: Features, val: Features) -> None:
+        """What was computed, found and kept."""
+        num_views = len(train.views)
+        found, all_of_them = train.num_found + val.num_found, len(train) * num_views + len(val)
+        shape = " x ".join(map(str, train.shape))
+        num_bytes = all_of_them * 4 * torch.Size(train.shape).numel()
+        views = "as they are" if train.views == (EXACT,) else counted(num_views, "view")
+        earlier = f"; {found:,} of {all_of_them:,} an earlier run had computed" if found else ""
+        self.progress.say(
+            f"features: {shape} numbers of each picture ({views}), {size(num_bytes)} in all, "
+            f"computed once{earlier}"
+        )
+
+    @property
+    def _of_train(self) -> tuple[Sequence[int], AugmentRecipe | None]:
+        num_views = self.recipe.transfer.views
+        assert isinstance(num_views, int), "the recipe was not settled"
+        return (range(num_views), self.recipe.augment) if num_views else ((EXACT,), None)
+
+    @property
+    def _cache(self) -> PixelCache | None:
+        return None if self.recipe.data.cache == "none" else PixelCache()
+
+    def _form(self, store: PixelStore, augment: AugmentRecipe | None) -> FeatureForm:
+        half = self.runtime.half
+        return FeatureForm(
+            weights=self.weights,
+            architecture=json.loads(self.architecture),
+            boundary=self.cut.boundary,
+            pixels=store.form,
+            preprocess=self.data.preprocess,
+            augment=augment,
+            inference=f"{self.lower.num_folded} norms folded, {half or 'float32'}",
+        )
+
+    def _compute(
+        self,
+        store: PixelStore,
+        views: Sequence[int],
+        augment: AugmentRecipe | None,
+        title: str,
+    ) -> Features:
+        paths = [sample.path for sample in store.samples]
+        return compute_features(
+            store,
+            contents_of(paths, self.progress),
+            tuple(views),
+            self.lower,
+            self._form(store, augment),
+            self._cache,
+            self.runtime,
+            batch_size=self.recipe.training.batch_size,
+            progress=self.progress,
+            title=title,
+        )

@@ -203,8 +203,9 @@ def train(
             estimate = partial(say_estimate, model, data.manifest, recipe, runtime, progress)
             if recipe.mode not in STORED:
                 estimate()
+            first = None
             if recipe.transfer.head_first:
-                start_from_head(model, data, recipe, runtime, loaders, progress)
+                first = start_from_head(model, data, recipe, runtime, loaders, progress)
             trainee = prepare_trainee(
                 model, data, recipe, runtime, loaders, progress, before_work=estimate
             )
@@ -212,9 +213,7 @@ def train(
             if recipe.transfer.head == "logistic" and recipe.mode == "frozen":
                 result, fitted = fit_logistic_head(trainee, recipe, progress, keep)
             else:
-                result = fit(
-                    trainee.module, trainee.train, trainee.val, recipe, runtime, progress, keep
-                )
+                result = fit(*trainee.parts, recipe, runtime, progress, keep, first)
             if recipe.transfer.folds and trainee.frozen:
                 predict_out_of_fold(run, trainee.frozen, data, recipe, runtime, fitted, progress)
     except (KeyboardInterrupt, FieldmarkError):
@@ -257,7 +256,7 @@ def train(
             "test": metrics_document(test),
             "val": metrics_document(val),
             "best_epoch": asdict(result.best),
-            "num_epochs": len(result.history),
+            "num_epochs": result.history[-1].epoch,
             "pictures": {
                 "found": len(found.samples) + len(found.left_out),
                 "train": len(data.train),

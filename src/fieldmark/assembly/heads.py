@@ -58,19 +58,7 @@ def fit_logistic_head(
     with progress.task("logistic regression", None):
         fitted = _fit_on(frozen, trainee, recipe)
     _put_into(model, fitted)
-    chosen = next(row for row in fitted.table if row.strength == fitted.strength)
-    views_nvd, labels_n = frozen.train.values, trainee.train.labels_n
-    num_views = views_nvd.shape[1]
-    said_m = fitted.logits(views_nvd.flatten(0, 1)).argmax(1)
-    row = EpochRow(
-        epoch=1,
-        train_loss=chosen.train_loss,
-        train_accuracy=float((said_m == labels_n.repeat_interleave(num_views)).float().mean()),
-        val_loss=chosen.val_loss,
-        val_accuracy=chosen.val_accuracy,
-        lr=0.0,
-        seconds=time.perf_counter() - started,
-    )
+    row = _row_of(fitted, trainee, frozen, 1, started)
     progress.say(
         f"logistic regression: strength {fitted.strength:.2g} of {len(fitted.table)} tried, by "
         "validation"
@@ -88,11 +76,14 @@ def start_from_head(
     runtime: Runtime,
     loaders: tuple[TrainLoader, EvalLoader],
     progress: Progress,
-) -> None:
+) -> EpochRow | None:
     """Give a network that is to train on a head that fits its features (Kumar et al. 2022).
 
     By logistic regression where the head is one linear layer on the features, else by a few epochs
     over them. Nothing below the head changes, and everything may train afterwards.
+
+    Returns:
+        Its figures, as epoch 0; None where features cannot be stored.
     """
     started = time.perf_counter()
     augments = bool(recipe.transfer.views) or data.train.form.kind != "exact"
@@ -108,17 +99,21 @@ def start_from_head(
     trainee = prepare_trainee(model, data, head_recipe, runtime, loaders, progress)
     if trainee.frozen is None:
         progress.say("head first: left out, as the features cannot be stored")
-        return
+        return None
     try:
         fitted = _fit_on(trainee.frozen, trainee, recipe)
         _put_into(model, fitted)
-        num_right = max(row.val_accuracy for row in fitted.table)
+        row = _row_of(fitted, trainee, trainee.frozen, 0, started)
     except RecipeError:
-        num_right = _train_head(trainee, head_recipe, runtime)
+        row = replace(_train_head(trainee, head_recipe, runtime), epoch=0, lr=0.0)
     for parameter, trains in zip(model.parameters(), trained, strict=True):
         parameter.requires_grad_(trains)
-    seconds = time.perf_counter() - started
-    progress.say(f"head first: validation accuracy {num_right:.3f} after {duration(seconds)}")
+    row = replace(row, seconds=time.perf_counter() - started)
+    progress.say(
+        f"head first: validation accuracy {row.val_accuracy:.3f} after {duration(row.seconds)}; "
+        "kept as epoch 0, should training not improve on it"
+    )
+    return row
 
 
 def predict_out_of_fold(
@@ -200,6 +195,25 @@ def _fit_on(frozen: FrozenPart, trainee: Trainee, recipe: Recipe) -> LogisticFit
     )
 
 
+def _row_of(
+    fitted: LogisticFit, trainee: Trainee, frozen: FrozenPart, epoch: int, started: float
+) -> EpochRow:
+    """The figures of a logistic head."""
+    chosen = next(row for row in fitted.table if row.strength == fitted.strength)
+    views_nvd, labels_n = frozen.train.values, trainee.train.labels_n
+    said_m = fitted.logits(views_nvd.flatten(0, 1)).argmax(1)
+    right_m = said_m == labels_n.repeat_interleave(views_nvd.shape[1])
+    return EpochRow(
+        epoch=epoch,
+        train_loss=chosen.train_loss,
+        train_accuracy=float(right_m.float().mean()),
+        val_loss=chosen.val_loss,
+        val_accuracy=chosen.val_accuracy,
+        lr=0.0,
+        seconds=time.perf_counter() - started,
+    )
+
+
 def _put_into(model: nn.Module, fitted: LogisticFit) -> None:
     try:
         set_classifier(as_network(model), fitted.weight_kd, fitted.bias_k)
@@ -209,8 +223,8 @@ def _put_into(model: nn.Module, fitted: LogisticFit) -> None:
         ) from error
 
 
-def _train_head(trainee: Trainee, recipe: Recipe, runtime: Runtime) -> float:
-    """A few epochs over features; the best epoch's validation accuracy. Its weights stay."""
+def _train_head(trainee: Trainee, recipe: Recipe, runtime: Runtime) -> EpochRow:
+    """A few epochs over features: the best one, whose weights stay."""
     epochs = replace(recipe, training=replace(recipe.training, epochs=HEAD_FIRST_EPOCHS))
     best: dict[str, torch.Tensor] = {}
 
@@ -221,4 +235,4 @@ def _train_head(trainee: Trainee, recipe: Recipe, runtime: Runtime) -> float:
     result = fit(trainee.module, trainee.train, trainee.val, epochs, runtime, Silent(), keep)
     whole(trainee.module).load_state_dict(best)
     assert result.best is not None
-    return result.best.val_accuracy
+    return result.best

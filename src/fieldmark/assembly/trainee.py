@@ -51,6 +51,11 @@ class Trainee:
     val: EvalBatches
     frozen: FrozenPart | None = None
 
+    @property
+    def parts(self) -> tuple[nn.Module, TrainBatches, EvalBatches]:
+        """Module and batches, as `fit` takes them."""
+        return self.module, self.train, self.val
+
 
 @dataclass(frozen=True)
 class FrozenPart:

@@ -48,12 +48,13 @@ def draw_error_curves(histories: Mapping[str, Sequence[EpochRow]], path: Path) -
     figure.subplots_adjust(left=0.08, right=0.81, bottom=0.12, top=0.88)
     axes = figure.subplots()
     plain_axes(axes)
-    last = max(row.epoch for rows in histories.values() for row in rows)
+    every = [row.epoch for rows in histories.values() for row in rows]
+    begin, last = min(every), max(every)
     axes.set_title("error rate", loc="left", fontsize=11, color=INK, weight="bold", pad=9)
     axes.set_xlabel("epoch", fontsize=9.5, color=INK)
-    axes.set_xticks(epoch_ticks(1, last))
-    room = max(0.25, 0.02 * (last - 1))
-    axes.set_xlim(1 - room, last + room)
+    axes.set_xticks(epoch_ticks(begin, last))
+    room = max(0.25, 0.02 * (last - begin))
+    axes.set_xlim(begin - room, last + room)
     errors = {
         mode: ([_error(r.train_accuracy) for r in rows], [_error(r.val_accuracy) for r in rows])
         for mode, rows in histories.items()

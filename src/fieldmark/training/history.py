@@ -18,7 +18,7 @@ class EpochRow:
     validation figures belong to the weights at its end. The learning rate is its last step's.
     """
 
-    epoch: int  # 1-based
+    epoch: int  # 1-based; 0: before the first, where what it begins with is worth keeping
     train_loss: float
     train_accuracy: float
     val_loss: float
@@ -35,8 +35,9 @@ def rank(row: EpochRow) -> tuple[float, float]:
 def epoch_line(history: Sequence[EpochRow], epochs: int, *, is_best: bool) -> str:
     """The last epoch as one line under `EPOCH_HEADER`, at most 80 columns; * marks the best."""
     row = history[-1]
-    mean_seconds = sum(r.seconds for r in history) / len(history)
-    left = duration(mean_seconds * (epochs - row.epoch)) if row.epoch < epochs else "-"
+    timed = [r.seconds for r in history if r.epoch]
+    has_more = timed and row.epoch < epochs
+    left = duration(sum(timed) / len(timed) * (epochs - row.epoch)) if has_more else "-"
     return (
         f"{'*' if is_best else ' '} {f'{row.epoch}/{epochs}':<7} {row.train_loss:10.4f}"
         f"  {row.train_accuracy:.3f} {row.val_loss:10.4f}  {row.val_accuracy:.3f}"

@@ -50,6 +50,7 @@ def fit(
     runtime: Runtime,
     progress: Progress,
     keep: Callable[[nn.Module, EpochRow, bool], None],
+    first: EpochRow | None = None,
 ) -> FitResult:
     """Train `model` on the device it is on.
 
@@ -58,6 +59,8 @@ def fit(
         recipe: settled, so that no word says "auto".
         keep: called after each epoch with the weights that were validated, the epoch's row and
             whether it is the best so far; it saves what must not be lost.
+        first: figures of the weights that it begins with, as epoch 0: where training makes them no
+            better they are kept. None: they are not worth keeping.
 
     Raises:
         TrainingError: the loss is not finite; what `keep` saved before stands. Or something frozen
@@ -84,6 +87,10 @@ def fit(
         progress.say(unfreezing)
     progress.say(EPOCH_HEADER)
     result = FitResult()
+    if first is not None:
+        result = FitResult([first], first)
+        keep(model, first, True)
+        progress.say(epoch_line([first], epochs, is_best=True))
     step = 0
     for epoch in range(epochs):
         started = time.perf_counter()

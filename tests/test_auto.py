@@ -135,12 +135,25 @@ def test_fine_tuning_starts_from_a_good_head_where_there_are_weights() -> None:
     settled, said = settle(Recipe().with_settings(weights), PHOTOS)
     assert settled.transfer.head_first is True
     assert "head first: a head drawn at random would spoil the trained weights" in said
-    for mode in ("frozen", "partial", "scratch"):
+    assert settle(recipe_of("partial", "adamw", **weights), PHOTOS)[0].transfer.head_first is True
+    for mode in ("frozen", "scratch"):
         settled, said = settle(recipe_of(mode, "adamw", **weights), PHOTOS)
         assert settled.transfer.head_first is False
         assert not any("head first" in line for line in said)
     told = Recipe().with_settings({**weights, "transfer.head_first": False})
     assert settle(told, PHOTOS)[0].transfer.head_first is False
+
+
+@pytest.mark.parametrize("mode", STORES_VIEWS)
+def test_without_views_nothing_is_augmented(mode: str) -> None:
+    settled, _ = settle(recipe_of(mode, "adamw", **{"transfer.views": 0}), PHOTOS)
+    assert settled.augment.preset == "none"
+    assert settled.augment.crop_scale == (1.0, 1.0)
+    assert settled.transfer.views == 0
+    named = {"transfer.views": 0, "augment.preset": "strong"}
+    assert any("0 views" in line for line in settle(recipe_of(mode, "adamw", **named), PHOTOS)[1])
+    with pytest.raises(RecipeError, match="nothing may change them"):
+        settle(recipe_of(mode, "adamw", **{"transfer.views": 0, "augment.hflip": 0.5}), PHOTOS)
 
 
 @pytest.mark.parametrize("mode", STORES_VIEWS)

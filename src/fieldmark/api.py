@@ -12,12 +12,11 @@ from typing import Any, Unpack
 from torch import nn
 
 from fieldmark import __version__
+from fieldmark.assembly.beginning import look_and_divide, open_checked
 from fieldmark.assembly.estimates import fit_budget, say_estimate
 from fieldmark.assembly.heads import fit_logistic_head, predict_out_of_fold, start_from_head
 from fieldmark.assembly.network import (
     build_network,
-    check_network,
-    check_weights,
     find_weights,
     inherit,
     inherit_per_channel,
@@ -31,7 +30,6 @@ from fieldmark.assembly.pictures import (
     draw_parts,
     find_samples,
     find_test_part,
-    look_for_copies,
     make_loaders,
     part_to_evaluate,
     scan_for,
@@ -39,14 +37,12 @@ from fieldmark.assembly.pictures import (
 )
 from fieldmark.assembly.seen import say_shared_pictures, write_contents
 from fieldmark.assembly.trainee import prepare_trainee, whole
-from fieldmark.budget.costs import STORED
 from fieldmark.budget.span import parse_budget
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.left_out import say_left_out
 from fieldmark.data.manifest import write_manifest
-from fieldmark.data.pixels.plan import check_device
 from fieldmark.data.pixels.store import PixelStore
-from fieldmark.data.prepare import decode_exactly, prepare_data, ready_ahead
+from fieldmark.data.prepare import decode_exactly, prepare_data
 from fieldmark.data.sources.candidates import counted
 from fieldmark.errors import FieldmarkError
 from fieldmark.evaluation.metrics import Metrics
@@ -54,6 +50,7 @@ from fieldmark.examine import Evaluated, evaluate_store
 from fieldmark.files import check_is_free, free_path, write_text
 from fieldmark.predict import Predictor, load
 from fieldmark.progress import Progress, console_progress, duration
+from fieldmark.ranges import STORED
 from fieldmark.recipe import Recipe, Words, assemble, says_epochs, to_toml
 from fieldmark.report import (
     metrics_document,
@@ -133,11 +130,8 @@ def train(
     recipe = assemble(recipe, {"source": source_words(source), **words}, settings or {})
 
     # What would be refused in the end is refused before anything is looked at.
-    seconds = parse_budget(budget) if budget else None
-    runtime = open_runtime(recipe.device, recipe.precision)
-    check_device(recipe.data.cache, runtime.device)
-    check_network(recipe)
-    check_weights(recipe)
+    seconds = parse_budget(budget) if budget is not None else None
+    runtime = open_checked(recipe)
     check_place(out, name)
 
     # The pictures, found and named; and the weights it starts from.
@@ -145,18 +139,14 @@ def train(
     weights = find_weights(recipe, progress)
     asked, (recipe, inherited) = recipe, inherit(recipe, weights)
     likely = draw_parts(found, recipe)  # as it will be split, if there are no copies
-    if seconds:
+    if seconds is not None:
         left = seconds - (time.perf_counter() - started)
         recipe = fit_budget(
             left, recipe, asked, weights, likely, runtime, progress, epochs_given=epochs_given
         )
 
-    # Looked at, and decoded while they are open, for the part they will most likely be in.
-    with ready_ahead(likely, settle_for(recipe, likely)[0], runtime, progress) as ahead:
-        found = look_for_copies(found, recipe, progress, ahead)
-
-    # Split, and every word settled that was left open.
-    manifest = draw_parts(found, recipe)
+    # Looked at, and decoded while they are open; split; and every word settled that was left open.
+    found, manifest, stored = look_and_divide(found, likely, recipe, runtime, progress)
     recipe, choices = settle_for(recipe, manifest)
     recipe, per_channel = inherit_per_channel(recipe, weights)
     for line in (*manifest.notes, *inherited, *per_channel, *choices):
@@ -171,7 +161,6 @@ def train(
     run = new_run(out, name, default_name=run_name(recipe))
 
     # Pixels, decoded once. Until that has gone well the directory stays empty, free for a retry.
-    stored = ahead.stored if ahead else frozenset()
     data = prepare_data(manifest, recipe, runtime, progress, stored_ahead=stored)
     write_text(run.recipe, to_toml(recipe))
     write_manifest(data.manifest, run.manifest)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Unpack
 
 from fieldmark.api import train
+from fieldmark.assembly.beginning import look_and_divide, open_checked
 from fieldmark.assembly.mode_runs import (
     Comparison,
     ModeProgress,
@@ -24,8 +25,6 @@ from fieldmark.assembly.modes import (
     without_weights,
 )
 from fieldmark.assembly.network import (
-    check_network,
-    check_weights,
     find_weights,
     inherit,
     inherit_per_channel,
@@ -36,13 +35,10 @@ from fieldmark.assembly.pictures import (
     Source,
     draw_parts,
     find_samples,
-    look_for_copies,
     source_words,
 )
 from fieldmark.data.left_out import say_left_out
 from fieldmark.data.manifest import Manifest, write_manifest
-from fieldmark.data.pixels.plan import check_device
-from fieldmark.data.prepare import ready_ahead
 from fieldmark.data.sources.candidates import counted
 from fieldmark.errors import FieldmarkError, RecipeError
 from fieldmark.files import free_directory
@@ -50,7 +46,7 @@ from fieldmark.memory_peak import memory_peak
 from fieldmark.progress import Progress, console_progress
 from fieldmark.recipe import Recipe, Words, assemble
 from fieldmark.rundir import RunDirectory
-from fieldmark.runtime import describe_machine, open_runtime
+from fieldmark.runtime import describe_machine
 
 EPOCHS: Final = 10
 
@@ -97,10 +93,7 @@ def compare_modes(
         )
 
     # What would be refused in the end is refused before anything is looked at.
-    runtime = open_runtime(recipe.device, recipe.precision)
-    check_device(recipe.data.cache, runtime.device)
-    check_network(recipe)
-    check_weights(recipe)
+    runtime = open_checked(recipe)
     chosen, of_some = choose_modes(recipe, modes, of_some, own_stage, progress)
     check_comparison_place(out, name)
 
@@ -109,9 +102,7 @@ def compare_modes(
     weights = find_weights(recipe, progress)
     recipe, inherited = inherit(recipe, weights)
     likely = draw_parts(found, recipe)
-    with ready_ahead(likely, settle_for(recipe, likely)[0], runtime, progress) as ahead:
-        found = look_for_copies(found, recipe, progress, ahead)
-    manifest = draw_parts(found, recipe)
+    _, manifest, _ = look_and_divide(found, likely, recipe, runtime, progress)
     _check_has_test(manifest)
     for line in (*manifest.notes, *inherited):
         progress.say(line)

@@ -86,6 +86,8 @@ NUMBERS: Final = {
     "optimizer.betas": Numbers(0.0, 0.99999),
 }
 
+STORED: Final = ("frozen", "partial")  # modes whose features can be stored, in several views
+
 # Words that would be ignored are refused.
 MEANINGS: Final = (
     Meaning(

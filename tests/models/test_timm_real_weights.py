@@ -135,3 +135,29 @@ def test_a_frozen_training_on_real_weights_learns(
     assert run.history[0].train_loss < 1.0  # chance is 0.69
     assert run.test is not None
     assert run.test.accuracy.value > 0.90
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
+def test_a_logistic_head_on_real_features_needs_no_epochs(
+    weights_file: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """The pictures go through the network once each, and then it is done."""
+    words = {"model.options.pad_type": "same", "data.mean": HALF, "data.std": HALF}
+    run = train(
+        shared_data / "hymenoptera",
+        model="mobilenetv2_100",
+        weights=str(weights_file),
+        mode="frozen",
+        head="logistic",
+        views=0,
+        augment="none",
+        device="cpu",
+        out=tmp_path / "run",
+        settings={**words, "data.size": 224, "data.crop_fraction": 0.875},
+        progress=Silent(),
+    )
+    assert len(run.history) == 1
+    assert run.test is not None
+    assert run.test.accuracy.n == 153
+    assert run.test.accuracy.value >= 0.95

@@ -18,7 +18,6 @@ from PIL import Image
 
 from fieldmark.auto import settle_augment
 from fieldmark.data.contents import Content, contents_of
-from fieldmark.data.features import store as store_module
 from fieldmark.data.features.form import FeatureForm, size_of
 from fieldmark.data.features.store import Features, OnDisk
 from fieldmark.data.pixels import packs
@@ -49,7 +48,8 @@ NUM = 7
 
 
 class Lower:
-    """A frozen part whose numbers depend on nothing but the picture, to the bit; counts them."""
+    """A frozen part whose numbers depend on nothing but the picture, to the bit; counts those that
+    differ."""
 
     def __init__(self, stop_after: float = float("inf")) -> None:
         self.num_seen, self.stop_after = 0, stop_after
@@ -58,7 +58,7 @@ class Lower:
         if self.num_seen >= self.stop_after:
             raise KeyboardInterrupt
         assert torch.is_inference_mode_enabled()
-        self.num_seen += len(images_bchw)
+        self.num_seen += len(images_bchw.unique(dim=0))
         return images_bchw[:, :, ::2, 1::2] * 2 + 1
 
 
@@ -198,6 +198,22 @@ def test_what_does_not_fit_into_sixteen_bits_is_said(cache: PixelCache) -> None:
     with pytest.raises(TrainingError, match=r"(?s)too large for 16 bits.*body.*keep float32"):
         compute(make_form(kept="float16"), cache, lower=large)
     assert compute(make_form(), None, lower=large).values.abs().max() > 65504
+
+
+def test_a_picture_that_is_left_alone_has_the_numbers_it_has_in_a_batch(cache: PixelCache) -> None:
+    """As of mobilenetv2 on a CPU, which sums up otherwise for one picture (2e-7 of the largest)."""
+
+    def lower(images_bchw: torch.Tensor) -> torch.Tensor:
+        return images_bchw.flatten(1) + (len(images_bchw) == 1)
+
+    form = make_form()
+    at_once = compute(form, None, lower=lower, batch_size=NUM).values
+    assert torch.equal(compute(form, None, lower=lower, batch_size=NUM - 1).values, at_once)
+    assert torch.equal(compute(form, None, lower=lower, batch_size=1).values, at_once)
+    on_disk = compute(form, cache, lower=lower, memory_bytes=0)
+    for pack in cache.root.rglob(f"*{packs.SUFFIX}"):
+        pack.unlink()
+    assert torch.equal(on_disk.values, at_once)
 
 
 def test_mixed_precision_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +449,7 @@ def test_a_disk_that_fills_up_costs_only_the_next_run(
             raise OutputError("features cannot be written: no space left", fix="make room")
         real(writer, *words)
 
-    monkeypatch.setattr(store_module.PackWriter, "add_tensor", fill_up)
+    monkeypatch.setattr(packs.PackWriter, "add_tensor", fill_up)
     form, telling = make_form(), Telling()
     features = compute(form, cache, progress=telling)
     assert torch.equal(features.values, compute(form, None).values)

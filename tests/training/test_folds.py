@@ -130,6 +130,21 @@ def test_a_strength_that_is_given_is_that_of_each_fold() -> None:
         torch.testing.assert_close(found.probabilities_nk[held_n], expected)
 
 
+def test_class_weights_are_those_of_each_fold() -> None:
+    samples = samples_of([("ant", "")] * 30 + [("bee", "")] * 12 + [("cat", "")] * 8)
+    exact_nd = torch.randn(50, 4, generator=torch.Generator().manual_seed(3))
+    labels_n = torch.tensor([CLASSES.index(sample.label) for sample in samples])
+    weights_k = torch.tensor([1.0, 3.0, 9.0])
+    words = {"strength": 0.1, "class_weights": weights_k}
+    found = out_of_fold(exact_nd, exact_nd, samples, CLASSES, 3, 7, **words)
+    rest_n = found.fold_n != 1
+    expected = fit_logistic(
+        exact_nd[rest_n], labels_n[rest_n], 3, strengths=(0.1,), class_weights=weights_k
+    )
+    shares_mk = expected.logits(exact_nd[~rest_n]).double().softmax(1)
+    assert torch.equal(found.probabilities_nk[~rest_n], shares_mk)
+
+
 def test_labels_without_meaning_are_not_guessed_out_of_fold() -> None:
     """A leak would show: in-sample, d > n fits any labels."""
     generator = torch.Generator().manual_seed(2)

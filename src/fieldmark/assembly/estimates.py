@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
+import torch
 from torch import nn
 
 from fieldmark.assembly.network import build_network, only_size_px, settle_for, sketch
 from fieldmark.budget.choose import BudgetFacts, choose_within
-from fieldmark.budget.costs import STORED, Candidate, ModeEstimate, estimate_line
+from fieldmark.budget.costs import Candidate, ModeEstimate, estimate_line
 from fieldmark.data.manifest import Manifest
 from fieldmark.pretrained import Pretrained
 from fieldmark.progress import Progress, Silent, duration
-from fieldmark.recipe import Recipe
+from fieldmark.ranges import STORED
+from fieldmark.recipe import Recipe, TransferRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.training.estimate import probe_mode
 
@@ -32,6 +35,8 @@ def say_estimate(
         return
     with progress.task("estimating", None):
         estimate = _probe(model, manifest, recipe, runtime)
+    if runtime.device.type == "cuda":  # the peak of what follows is the training's
+        torch.cuda.reset_peak_memory_stats(runtime.device)
     progress.say(f"estimate: {estimate_line(estimate, recipe.training.epochs)}")
 
 
@@ -58,7 +63,7 @@ def fit_budget(
     mode = None if asked.mode == "auto" else asked.mode
     if mode is None and asked.transfer.folds:
         mode = "frozen"  # what these words have a meaning in
-    elif mode is None and (asked.transfer.unfreeze_every or asked.transfer.stage_lr_decay != 1):
+    elif mode is None and _only_for_all_weights(asked.transfer):
         mode = "finetune"
     open_mode = {"mode": "frozen"} if trained and mode is None else {}
     usual = settle_for(recipe.with_settings(open_mode), manifest)[0]
@@ -77,17 +82,33 @@ def fit_budget(
         min_size_px=only_size_px(network) or network.min_size_px,
     )
 
+    started = time.perf_counter()
+    measured: dict[Candidate, ModeEstimate] = {}
+
     def measure(candidate: Candidate) -> ModeEstimate:
+        if candidate not in measured:
+            measured[candidate] = measure_anew(candidate)
+        return measured[candidate]
+
+    def measure_anew(candidate: Candidate) -> ModeEstimate:
         settled = settle_for(recipe.with_settings(candidate.settings), manifest)[0]
         model = build_network(settled, weights, manifest.class_names, Silent())
         with progress.task(f"measuring {candidate.mode} at {candidate.size} px", None):
             return _probe(model, manifest, settled, runtime)
 
     progress.say(f"budget {duration(seconds)}: a few short measurements decide how it is spent")
-    choice = choose_within(seconds, measure, facts)
+    choose_within(seconds, measure, facts)
+    # Measuring took its part of the time.
+    choice = choose_within(max(1.0, seconds - (time.perf_counter() - started)), measure, facts)
     for line in choice.said:
         progress.say(f"budget: {line}")
     return recipe.with_settings(choice.settings)
+
+
+def _only_for_all_weights(transfer: TransferRecipe) -> bool:
+    """Whether a word asks for what there is not where a head trains alone."""
+    is_asked = transfer.unfreeze_every or transfer.stage_lr_decay != 1
+    return bool(is_asked) or transfer.head_first is True
 
 
 def _probe(model: nn.Module, manifest: Manifest, recipe: Recipe, runtime: Runtime) -> ModeEstimate:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fieldmark.assembly.trainee import FrozenPart, Trainee, prepare_trainee, whole
+from fieldmark.auto.modes import usual_lr
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import PreparedData, decode_exactly
@@ -21,12 +22,13 @@ from fieldmark.errors import ModelError, RecipeError
 from fieldmark.evaluation.metrics import wilson
 from fieldmark.files import write_text
 from fieldmark.models.contract import as_network
-from fieldmark.models.heads import set_classifier
+from fieldmark.models.heads import has_linear_head, set_classifier
 from fieldmark.progress import Progress, Silent, duration
 from fieldmark.recipe import Recipe, TransferRecipe
 from fieldmark.rundir import RunDirectory
 from fieldmark.runtime import Runtime
 from fieldmark.training.folds import OutOfFold, out_of_fold
+from fieldmark.training.freeze import check_unchanged, fingerprints, frozen_stages
 from fieldmark.training.history import EPOCH_HEADER, EpochRow, epoch_line
 from fieldmark.training.logistic import LogisticFit, fit_logistic
 from fieldmark.training.loop import FitResult, fit
@@ -55,6 +57,9 @@ def fit_logistic_head(
         )
     frozen = trainee.frozen
     model = whole(trainee.module)
+    network = as_network(model)
+    stages = frozen_stages(network, recipe)
+    before = fingerprints(model, network, stages)
     with progress.task("logistic regression", None):
         fitted = _fit_on(frozen, trainee, recipe)
     _put_into(model, fitted)
@@ -66,6 +71,7 @@ def fit_logistic_head(
     progress.say(EPOCH_HEADER)
     keep(model, row, True)
     progress.say(epoch_line([row], 1, is_best=True))
+    check_unchanged(before, fingerprints(model, network, stages))
     return FitResult([row], row), fitted
 
 
@@ -139,6 +145,8 @@ def predict_out_of_fold(
     if exact.views != (EXACT,):
         store = _exact_store(data, recipe, runtime, progress)
         exact = frozen.maker.exact(store, "features of train as it is")
+    labels_n = torch.tensor(data.labels(data.train))
+    counts_k = torch.bincount(labels_n, minlength=len(data.manifest.class_names))
     with progress.task(f"{recipe.transfer.folds} folds", None):
         found = out_of_fold(
             frozen.train.values,
@@ -148,13 +156,13 @@ def predict_out_of_fold(
             recipe.transfer.folds,
             recipe.seed,
             strength=fitted.strength if fitted else None,
+            class_weights=class_weights(recipe.training, counts_k),
         )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(found.header)
     writer.writerows(found.rows())
     write_text(run.out_of_fold, text.getvalue())
-    labels_n = torch.tensor(data.labels(data.train))
     num_right = int((found.probabilities_nk.argmax(1) == labels_n).sum())
     estimate = wilson(num_right, len(labels_n))
     progress.say(
@@ -173,8 +181,9 @@ def _exact_store(
 
 
 def _fit_on(frozen: FrozenPart, trainee: Trainee, recipe: Recipe) -> LogisticFit:
-    if len(frozen.train.shape) != 1:
-        name = as_network(trainee.module).name
+    network = as_network(whole(trainee.module))
+    if len(frozen.train.shape) != 1 or not has_linear_head(network):
+        name = network.name
         shape = " x ".join(map(str, frozen.train.shape))
         raise RecipeError(
             f"the head of {name} is more than one linear layer on its features",
@@ -225,7 +234,11 @@ def _put_into(model: nn.Module, fitted: LogisticFit) -> None:
 
 def _train_head(trainee: Trainee, recipe: Recipe, runtime: Runtime) -> EpochRow:
     """A few epochs over features: the best one, whose weights stay."""
-    epochs = replace(recipe, training=replace(recipe.training, epochs=HEAD_FIRST_EPOCHS))
+    epochs = replace(
+        recipe,
+        training=replace(recipe.training, epochs=HEAD_FIRST_EPOCHS),
+        optimizer=replace(recipe.optimizer, lr=usual_lr(recipe, has_norm=True)),
+    )
     best: dict[str, torch.Tensor] = {}
 
     def keep(module: nn.Module, row: EpochRow, is_best: bool) -> None:

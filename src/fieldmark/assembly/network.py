@@ -34,6 +34,7 @@ from fieldmark.pretrained import (
 from fieldmark.progress import Progress
 from fieldmark.recipe import Recipe, assemble, to_dict
 from fieldmark.rundir import find_model
+from fieldmark.training.freeze import frozen_stages
 from fieldmark.training.history import EpochRow
 
 TINY_PX = 16  # half of what the smallest photos in use have, CIFAR's
@@ -50,7 +51,9 @@ def check_network(recipe: Recipe) -> None:
     recipe = with_head(recipe)
     options = check_options(recipe.model.name, recipe.model.options)
     if is_own(recipe.model.name) and recipe.model.weights == "none":  # else these add to them
-        sketch(recipe.model.name, options)
+        frozen_stages(sketch(recipe.model.name, options), recipe)  # or says which there are
+    elif is_own(recipe.model.name):
+        frozen_stages(sketch(recipe.model.name, {}), recipe)
 
 
 def check_weights(recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fieldmark.data.contents import contents_of
+from fieldmark.data.contents import Content, contents_of
 from fieldmark.data.features.form import FeatureForm
 from fieldmark.data.features.store import Features, find_features
 from fieldmark.data.loader import EvalLoader, TrainLoader
@@ -19,7 +19,7 @@ from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import PreparedData
 from fieldmark.data.sources.candidates import counted
 from fieldmark.data.views import EXACT
-from fieldmark.errors import ModelError, RecipeError
+from fieldmark.errors import ModelError, OutputError, RecipeError
 from fieldmark.models.contract import as_network
 from fieldmark.models.cut import Cut, Upper, cut_network
 from fieldmark.models.fold import InferenceForm, inference_form
@@ -104,7 +104,7 @@ def prepare_trainee(
             before_work()
         train = maker.of_train(data.train)
         val = maker.exact(data.val, "features of val")
-    except (ModelError, RecipeError) as error:
+    except (ModelError, OutputError, RecipeError) as error:
         progress.say(f"{error.problem}: the frozen part runs in every epoch")
         return Trainee(model, *loaders)
     maker.say(train, val)
@@ -182,8 +182,9 @@ class FeatureMaker:
     def has_train(self, store: PixelStore) -> bool:
         """Whether an earlier run has computed all that `of_train` gives."""
         views, augment = self._of_train
-        contents = contents_of([sample.path for sample in store.samples], self.progress)
-        wanted = {(content.key, view) for content in contents if content for view in views}
+        wanted = {
+            (content.key, view) for content in self._contents(store) if content for view in views
+        }
         cache = self._cache
         return (
             cache is not None
@@ -213,6 +214,14 @@ class FeatureMaker:
         assert isinstance(num_views, int), "the recipe was not settled"
         return (range(num_views), self.recipe.augment) if num_views else ((EXACT,), None)
 
+    def _contents(self, store: PixelStore) -> list[Content | None]:
+        """What was in the files before they were decoded: hashed later, one that was replaced in
+        between would be taken for what it is now."""
+        paths = [sample.path for sample in store.samples]
+        if all(path in self.data.contents for path in paths):
+            return [self.data.contents[path] for path in paths]
+        return contents_of(paths, self.progress)  # pixels are not kept either, or lie in one file
+
     @property
     def _cache(self) -> PixelCache | None:
         return None if self.recipe.data.cache == "none" else PixelCache()
@@ -226,7 +235,8 @@ class FeatureMaker:
             pixels=store.form,
             preprocess=self.data.preprocess,
             augment=augment,
-            inference=f"{self.lower.num_folded} norms folded, {half or 'float32'}",
+            inference=f"{self.lower.num_folded} norms folded, {half or 'float32'}, "
+            f"{self.runtime.device.type}",
         )
 
     def _compute(
@@ -236,10 +246,9 @@ class FeatureMaker:
         augment: AugmentRecipe | None,
         title: str,
     ) -> Features:
-        paths = [sample.path for sample in store.samples]
         return compute_features(
             store,
-            contents_of(paths, self.progress),
+            self._contents(store),
             tuple(views),
             self.lower,
             self._form(store, augment),

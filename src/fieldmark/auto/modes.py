@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from fieldmark.errors import RecipeError
+from fieldmark.ranges import STORED
 from fieldmark.recipe import AugmentRecipe, Recipe, TransferRecipe
 
 # Peak learning rates by mode and by whether the network has norms. Adam: 1e-3 is its paper's own
@@ -50,7 +51,7 @@ def usual_lr(recipe: Recipe, *, has_norm: bool) -> float:
 
 def mixed_as_stored(augment: AugmentRecipe, mode: str) -> tuple[AugmentRecipe, list[str]]:
     """The words of mixing at 0 where views are stored, and why, if they were not 0."""
-    if mode not in ("frozen", "partial") or not (augment.mixup or augment.cutmix):
+    if mode not in STORED or not (augment.mixup or augment.cutmix):
         return augment, []
     said = f"mixup 0, cutmix 0: stored views (mode {mode}) cannot be mixed as pictures"
     return replace(augment, mixup=0.0, cutmix=0.0), [said]
@@ -92,6 +93,14 @@ def settle_transfer(
             fix="leave --views out, or take --augment standard",
         )
 
+    elif views == 0 and augments and mode in STORED:
+        raise RecipeError(
+            "with 0 views pictures are stored as evaluation sees them, and nothing may change them",
+            given="transfer.views = 0, and words of augment that change pictures",
+            valid="0 views and no such words, or 1 view and more",
+            fix="leave --views out, or those words",
+        )
+
     head_first = transfer.head_first
     if head_first == "auto":
         # Through a head drawn at random the first gradients distort good features, most of all
@@ -113,7 +122,7 @@ def settle_transfer(
 
 def _views(mode: str, num_train: int, *, augments: bool) -> tuple[int, str]:
     """Stored views a picture, and why; by the number of pictures alone, whatever the machine."""
-    if mode not in ("frozen", "partial"):
+    if mode not in STORED:
         return 0, ""
     if not augments:
         return 0, "without augmentation a picture always looks the same"

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from fieldmark.auto.modes import mixed_as_stored, settle_transfer, usual_lr
 from fieldmark.errors import RecipeError
+from fieldmark.ranges import STORED
 from fieldmark.recipe import AugmentRecipe, Recipe, mode_of
 
 SMALL_PICTURE_PX: Final = 64
@@ -156,6 +157,10 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
         said.append(f"learning rate {lr:g}: usual for {recipe.optimizer.name}, {recipe.mode}")
 
     augment = recipe.augment
+    if recipe.transfer.views == 0 and recipe.mode in STORED and augment.preset != "none":
+        if augment.preset != "auto":
+            said.append("augmentation none: 0 views are pictures as evaluation sees them")
+        augment = replace(augment, preset="none")
     if augment.preset == "auto":
         small_grey = channels == 1 and size <= SMALL_PICTURE_PX
         preset, reason = _preset(recipe, facts, small_grey=small_grey)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fieldmark.budget.costs import (
-    STORED,
     Candidate,
     ModeEstimate,
     about,
@@ -21,6 +20,7 @@ from fieldmark.budget.costs import (
     estimate_line,
     mode_words,
 )
+from fieldmark.ranges import STORED
 
 SHARE: Final = 0.85  # of the budget is planned for: decoding and the last look are not measured
 SIZES_PX: Final = (224, 160, 128, 96)  # to go down to where time is short; multiples of 32

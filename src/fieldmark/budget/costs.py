@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from fieldmark.progress import duration, size
-
-STORED: Final = ("frozen", "partial")  # modes whose features can be stored, in several views
+from fieldmark.ranges import STORED
 
 
 @dataclass(frozen=True, slots=True)

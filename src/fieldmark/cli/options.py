@@ -83,7 +83,7 @@ HeadFirstOption = Annotated[
     typer.Option(
         "--head-first/--no-head-first",
         rich_help_panel=TRANSFER,
-        help="finetune: start from a head trained on frozen features, or not.",
+        help="finetune, partial: begin with a head trained on frozen features, or not.",
     ),
 ]
 StageLrDecayOption = Annotated[

@@ -37,12 +37,15 @@ class PreparedData:
     Attributes:
         manifest: the samples that can be read; the others are in its `left_out`.
         preprocess: complete, with measured mean and std where the recipe left them open.
+        contents: of the files by path, hashed before they were decoded; none where pixels are not
+            kept.
         train: stored for random crops, or exactly when there are none.
         val, test: stored exactly as `preprocess` makes them. `test` is empty with val_is_val.
     """
 
     manifest: Manifest
     preprocess: Preprocess
+    contents: Mapping[str, Content | None]
     train: PixelStore
     val: PixelStore
     test: PixelStore
@@ -100,7 +103,8 @@ def prepare_data(
         progress.say(f"{of_all} were decoded by an earlier run")
     readable = manifest.without([*train.left_out, *val.left_out, *test.left_out])
     check_train_has_all_classes(manifest, train)
-    return PreparedData(readable, measured(draft, recipe, train), train, val, test)
+    preprocess = measured(draft, recipe, train)
+    return PreparedData(readable, preprocess, contents, train, val, test)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ NOTES: Final = (
     "p is that of the exact McNemar test against the best on the same test pictures; beside it how "
     "many are discordant, that is right in one of the two alone. Each mode was trained once: other "
     "seeds may put modes that are close in another order.",
+    "Time: of this run. A mode whose features an earlier run has stored takes less than it would "
+    "alone.",
 )
 MUCH_QUICKER: Final = 0.5  # of the best mode's time
 

@@ -285,10 +285,15 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    # fork_rng knows no generators of Apple's GPUs.
+    on_apples = any(p.device.type == "mps" for p in model.parameters())
+    apples = torch.mps.get_rng_state() if on_apples else None
     try:
         with torch.random.fork_rng(devices=[d for d in devices if d is not None]):
             yield
     finally:
+        if apples is not None:
+            torch.mps.set_rng_state(apples)
         _put_back(model, modes)
         with torch.no_grad():
             for buffer, before in buffers:

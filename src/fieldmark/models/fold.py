@@ -72,6 +72,12 @@ def inference_form(lower: nn.Module, example_bchw: Tensor) -> InferenceForm:
         lower: pictures to one tensor, such as `cut.Cut.lower`.
         example_bchw: pictures like those it is for, two or more, on its device.
     """
+    # cuDNN may round to 10 bits where nobody says otherwise: far more than folding ever changes.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return _try_forms(lower, example_bchw)
+
+
+def _try_forms(lower: nn.Module, example_bchw: Tensor) -> InferenceForm:
     modes = [(module, module.training) for module in lower.modules()]
     lower.eval()
     try:
@@ -103,6 +109,7 @@ def difference_of(features: Tensor, expected: Tensor) -> float:
     NaN where either has one."""
     if features.shape != expected.shape:
         return float("inf")
+    features, expected = features.detach().cpu(), expected.detach().cpu()  # Apple's have no double
     scale = expected.abs().max().double()
     apart = (features.double() - expected.double()).abs().max()
     return 0.0 if not apart and not scale.isnan() else float(apart / scale)

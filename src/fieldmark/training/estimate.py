@@ -179,8 +179,7 @@ class _Probe:
         cut = self._cut()
         if cut is None:
             return
-        with self.runtime.autocast():
-            lower = inference_form(cut.lower, self.inputs[:2])
+        lower = inference_form(cut.lower, self.inputs[:2])
 
         def forward() -> Tensor:
             return self._pass(lower, self.inputs)

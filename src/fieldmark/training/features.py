@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -23,13 +24,13 @@ from fieldmark.data.features.store import (
     InMemory,
     OnDisk,
     View,
-    WriteViews,
     find_features,
     found_views,
     read_places,
     writing_views,
 )
 from fieldmark.data.pixels.cache import PixelCache
+from fieldmark.data.pixels.keeping import Write
 from fieldmark.data.pixels.packs import Place
 from fieldmark.data.pixels.plan import MEMORY_SHARE, free_memory
 from fieldmark.data.pixels.store import PixelStore
@@ -99,9 +100,7 @@ def compute_features(
                 for (position, view), values in zip(batch.wanted, values_b, strict=True):
                     key, content = network.keys[position], contents[position]
                     gathered.add((key, view), values)
-                    # Not what a file that was replaced since it was hashed gave.
-                    if content and content.is_as_it_was(store.samples[position].path):
-                        write((key, view), values)
+                    write(content, store.samples[position].path, values, view)
                 task.advance(len(batch.wanted))
         return gathered.features(places, cache)
 
@@ -171,7 +170,7 @@ class _Network:
     form: FeatureForm
     runtime: Runtime
 
-    @property
+    @cached_property
     def rows(self) -> dict[str, list[int]]:
         """Positions of each content, in the order of the store: copies are computed once."""
         rows: dict[str, list[int]] = {}
@@ -199,9 +198,14 @@ class _Network:
             yield ((batch, self._features(batch.images_bchw)) for batch in batches)
 
     def _features(self, images_bchw: torch.Tensor) -> npt.NDArray[Any]:
+        num = len(images_bchw)
+        if num == 1:
+            # A picture alone is summed up in another order. Twice it gives what it gives in a
+            # batch, so that no bit depends on which views an earlier run had computed.
+            images_bchw = images_bchw.repeat(2, 1, 1, 1)
         with torch.inference_mode():
             with self.runtime.autocast():
-                features_b = self.lower(images_bchw)
+                features_b = self.lower(images_bchw)[:num]
             if self.form.kept == "float16":
                 check_fits_16_bits(features_b, self.form)
             return features_b.float().cpu().numpy().astype(self.form.dtype, copy=False)
@@ -287,7 +291,7 @@ def _writing(
     progress: Progress,
     *,
     needed: bool,
-) -> Iterator[WriteViews]:
+) -> Iterator[Write]:
     num_bytes = size_of(num_views, 1, shape, form.kept)
     with writing_views(cache, form, num_views, num_bytes, progress, needed=needed) as write:
         if cache is not None and num_views and write.writer is None:

@@ -67,6 +67,7 @@ def out_of_fold(
     fit: Fit | None = None,
     *,
     strength: float | None = None,
+    class_weights: Tensor | None = None,
 ) -> OutOfFold:
     """Each picture's probabilities by a head that saw neither it nor any of its group.
 
@@ -82,6 +83,7 @@ def out_of_fold(
         fit: None: `fit_logistic`.
         strength: with which that is fitted, such as one that a validation part has chosen; None:
             each fold chooses its own, which takes six times as long and more.
+        class_weights: (k,), as of `fit_logistic`: those that the run's own head is fitted with.
 
     Raises:
         RecipeError: such a number of folds makes no sense.
@@ -91,14 +93,16 @@ def out_of_fold(
     views_nvd = features_nvd if features_nvd.dim() == 3 else features_nvd[:, None]
     labels_n = _labels(samples, class_names).to(exact_nd.device)
     fold_n = deal(samples, class_names, num_folds, seed).to(exact_nd.device)
-    make_head = fit or _logistic(len(class_names), strength)
+    make_head = fit or _logistic(len(class_names), strength, class_weights)
+    chooses = fit is not None or strength is None
+    nobody_n = torch.full((len(samples),), ALWAYS_TRAINED_ON)
     probabilities_nk = torch.zeros(len(samples), len(class_names), dtype=torch.float64)
     for fold in range(num_folds):
         held_n, rest_n = fold_n == fold, fold_n != fold
         rest = [
             sample for sample, is_held in zip(samples, held_n.tolist(), strict=True) if not is_held
         ]
-        inner_n = inner_folds(rest, class_names, seed)
+        inner_n = inner_folds(rest, class_names, seed) if chooses else nobody_n[rest_n.cpu()]
         head = make_head(views_nvd[rest_n], exact_nd[rest_n], labels_n[rest_n], inner_n)
         logits_mk = head(exact_nd[held_n]).detach().double()
         probabilities_nk[held_n.cpu()] = torch.softmax(logits_mk, dim=1).cpu()
@@ -160,7 +164,7 @@ def _labels(samples: Sequence[Sample], class_names: Sequence[str]) -> Tensor:
     return torch.tensor([number[sample.label] for sample in samples])
 
 
-def _logistic(num_classes: int, strength: float | None) -> Fit:
+def _logistic(num_classes: int, strength: float | None, class_weights: Tensor | None) -> Fit:
     strengths = STRENGTHS if strength is None else (strength,)
 
     def fit(features_nvd: Tensor, exact_nd: Tensor, labels_n: Tensor, fold_n: Tensor) -> Head:
@@ -171,6 +175,7 @@ def _logistic(num_classes: int, strength: float | None) -> Fit:
             fold_n=fold_n,
             exact_nd=exact_nd,
             strengths=strengths,
+            class_weights=class_weights,
         )
         return fitted.logits
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from fieldmark.progress import duration
 
@@ -27,7 +28,17 @@ class EpochRow:
     seconds: float
 
 
-def rank(row: EpochRow) -> tuple[float, float]:
+class Judged(Protocol):
+    """What a validation part has judged: an epoch, or whatever else there is to choose among."""
+
+    @property
+    def val_loss(self) -> float: ...
+
+    @property
+    def val_accuracy(self) -> float: ...
+
+
+def rank(row: Judged) -> tuple[float, float]:
     """Epochs compare by validation accuracy; among equals by validation loss, low is good."""
     return row.val_accuracy, -row.val_loss
 

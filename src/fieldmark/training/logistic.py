@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fieldmark.errors import ModelError
-from fieldmark.training.history import EpochRow, rank
+from fieldmark.training.history import rank
 
 # Strong to weak, two thirds of a decade apart. Features are standardised, so these fit any network.
 STRENGTHS: Final = tuple(10 ** (2 - 2 / 3 * step) for step in range(10))  # 100 to 0.0001
@@ -159,14 +159,9 @@ def fit_logistic(
     )
     best = len(table) // 2
     if num_judged:
-        best = max(range(len(table)), key=lambda i: _rank(table[i]))  # the first of equals
+        best = max(range(len(table)), key=lambda i: rank(table[i]))  # the first of equals
     weight_kd, bias_k = layers[best]
     return LogisticFit(weight_kd.cpu(), bias_k.cpu(), table[best].strength, table)
-
-
-def _rank(row: StrengthRow) -> tuple[float, float]:
-    """Strengths compare as epochs do."""
-    return rank(EpochRow(0, row.train_loss, nan, row.val_loss, row.val_accuracy, nan, nan))
 
 
 def _judge(layer: tuple[Tensor, Tensor], shown_md: Tensor, labels_m: Tensor) -> tuple[float, int]:
@@ -220,8 +215,8 @@ class _Rows:
             yield slice(start, start + ROWS_AT_ONCE)
 
     def _standardised(self, rows: slice) -> Tensor:
-        # float64 until the mean is off: float32 would lose what is small beside it.
-        return ((self.features_rd[rows].double() - self.mean_d) / self.scale_d).to(self.dtype)
+        # float64 until the mean is off: float32 would lose what is small beside it. One copy.
+        return (self.features_rd[rows] - self.mean_d).div_(self.scale_d).to(self.dtype)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Weighted mean and deviation of each feature, (d,) float64; infinite for a constant one,

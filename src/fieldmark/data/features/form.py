@@ -81,6 +81,7 @@ class FeatureForm:
             # They compute, and their results may change a little between versions.
             "torch": torch.__version__,
             "torchvision": version("torchvision"),
+            "timm": version("timm"),
             "pixels": self.pixels.name,
             "mean": preprocess.mean,
             "std": preprocess.std,

@@ -4,7 +4,7 @@ too large; and how the cache gets them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -14,14 +14,15 @@ import torch
 
 from fieldmark.data.features.form import FeatureForm
 from fieldmark.data.parallel import in_parallel
-from fieldmark.data.pixels.cache import PixelCache
-from fieldmark.data.pixels.packs import ENTRY_BYTES, PackReader, PackWriter, Place
-from fieldmark.errors import OutputError
+from fieldmark.data.pixels.cache import NamedForm, PixelCache
+from fieldmark.data.pixels.keeping import Goods, Write, found_goods, writing_goods
+from fieldmark.data.pixels.packs import ENTRY_BYTES, PackReader, Place
 from fieldmark.progress import Progress
 
 View = tuple[str, int]  # key of a content, number of a view
 
 _RUN_BYTES: Final = 16 * 2**20  # read at a time where features lie one behind another
+_ROWS_AT_ONCE: Final = 256  # pictures, in all their views
 
 
 class FeatureHolder(Protocol):
@@ -66,10 +67,13 @@ class Features:
         """(n, v, *shape) float32 on the CPU: all of it, also where it does not lie in memory."""
         if isinstance(self.holder, InMemory):
             return self.holder.values_nv.float()
-        num_views = len(self.views)
-        rows = [index for index in range(len(self)) for _ in range(num_views)]
-        flat = self.take(rows, list(range(num_views)) * len(self))
-        return flat.view(len(self), num_views, *self.shape)
+        columns = list(range(len(self.views)))
+        values_nv = torch.empty(len(self), len(columns), *self.shape)
+        for start in range(0, len(self), _ROWS_AT_ONCE):  # all at once it would be there twice
+            rows = range(start, min(start + _ROWS_AT_ONCE, len(self)))
+            taken = self.take([row for row in rows for _ in columns], columns * len(rows))
+            values_nv[rows.start : rows.stop] = taken.view(len(rows), len(columns), *self.shape)
+        return values_nv
 
 
 class InMemory:
@@ -148,65 +152,28 @@ def _follows(place: Place, following: Place) -> bool:
     )
 
 
-@contextmanager
-def found_views(
-    cache: PixelCache | None, form: FeatureForm, wanted: Iterable[View], progress: Progress
-) -> Iterator[dict[View, Place]]:
-    """What the cache has of these views; the rest is ours to compute until the block ends."""
-    if cache is None:
-        yield {}
-        return
-    wanted = set(wanted)
-    places = find_features(cache, form, wanted)
-    missing = wanted - places.keys()
-    if not missing:
-        yield places
-        return
-    names = [f"{key}@{view}" for key, view in missing]
-    with cache.decoding(form, names, progress, "is computing these features"):
-        # Where it was waited for, another process has just computed them.
-        yield places | find_features(cache, form, missing)
-
-
-def find_features(cache: PixelCache, form: FeatureForm, wanted: set[View]) -> dict[View, Place]:
+def find_features(cache: PixelCache, form: NamedForm, wanted: set[View]) -> dict[View, Place]:
     """Where those of the views are that the cache has."""
     found = cache.find_views(form, wanted)
     return {(key, int(view)): place for (key, view), place in found.items()}
 
 
-class WriteViews:
-    """Adds features to the cache until it cannot be written.
-
-    Args:
-        needed: an error when it cannot; else that is told, and costs the next run.
-    """
-
-    def __init__(self, writer: PackWriter | None, progress: Progress, *, needed: bool) -> None:
-        self.writer, self.progress, self.needed = writer, progress, needed
-
-    def __call__(self, view: View, values: npt.NDArray[Any]) -> None:
-        if self.writer is not None:
-            with self._giving_up(self.writer):
-                self.writer.add_tensor(*view, values)
-
-    def seal(self) -> None:
-        if self.writer is not None:
-            with self._giving_up(self.writer):
-                self.writer.seal()
-
-    @contextmanager
-    def _giving_up(self, writer: PackWriter) -> Iterator[None]:
-        try:
-            yield
-        except OutputError as error:
-            writer.discard()
-            self.writer = None
-            if self.needed:
-                raise
-            self.progress.say(f"{error.problem}; the next run computes these features again")
+FEATURES_OF_VIEWS: Final = Goods[View](
+    find=find_features,
+    put=lambda writer, key, view, values: writer.add_tensor(key, view, values),
+    name="features",
+    making="is computing these features",
+    again="computes these features again",
+)
 
 
-@contextmanager
+def found_views(
+    cache: PixelCache | None, form: FeatureForm, wanted: Iterable[View], progress: Progress
+) -> AbstractContextManager[dict[View, Place]]:
+    """What the cache has of these views; the rest is ours to compute until the block ends."""
+    return found_goods(FEATURES_OF_VIEWS, cache, form, set(wanted), progress)
+
+
 def writing_views(
     cache: PixelCache | None,
     form: FeatureForm,
@@ -215,26 +182,9 @@ def writing_views(
     progress: Progress,
     *,
     needed: bool = False,
-) -> Iterator[WriteViews]:
-    """Around computing so many features. Whatever ends the block, what was written until then is
-    found by the next run.
-
-    Args:
-        num_bytes: of their numbers.
-        needed: they will be read from the cache: written even if that takes more room than was
-            planned, as another run may have taken it.
-    """
-    writer = None
+) -> AbstractContextManager[Write]:
+    """Around computing so many features, which are `num_bytes` of numbers; see `writing_goods`."""
     num_bytes += num_views * ENTRY_BYTES
-    if cache and num_views and (cache.make_room(num_bytes) or needed):
-        writer = PackWriter(cache.folder(form), num_views, what="features")
-    write = WriteViews(writer, progress, needed=needed)
-    try:
-        yield write
-    except BaseException:
-        with suppress(OutputError):
-            write.seal()
-        raise
-    write.seal()
-    if cache is not None and not needed:
-        cache.make_room(0)  # another run may have written beside us
+    return writing_goods(
+        FEATURES_OF_VIEWS, cache, form, num_views, num_bytes, progress, needed=needed
+    )

@@ -67,7 +67,8 @@ def storing_ahead(
     """
     wanted: dict[str, _Target] = {}
     with ExitStack() as until_done:
-        for form, of_form in paths.items():
+        # In one order in every process, as each waits for a form while it has the lock of another.
+        for form, of_form in sorted(paths.items(), key=lambda item: item[0].name):
             known = {path: content.key for path in of_form if (content := contents.get(path))}
             there = until_done.enter_context(found(cache, form, [*known.values()], progress))
             missing = [path for path, key in known.items() if key not in there]

@@ -1,0 +1,259 @@
+"""Heads on stored features: hidden layers, logistic regression, folds, and a head first."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+import fieldmark as fm
+from fieldmark import api
+from fieldmark.assembly.heads import fit_logistic_head
+from fieldmark.assembly.trainee import prepare_trainee
+from fieldmark.errors import RecipeError, TrainingError
+from fieldmark.training.loop import fit
+from support.transfers import (
+    Said,
+    keys_below,
+    random_weights,
+    streaming,
+    tensors,
+    transfer,
+)
+
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
+STILL: dict[str, Any] = {  # nothing moves: what is validated is what the training began with
+    "lr": 0.0,
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "epochs": 1,
+    "norms": "eval",
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, make_pictures: Any) -> Path:
+    folder: Path = make_pictures(
+        tmp_path_factory.mktemp("heads") / "photos", {"ant": 16, "bee": 16, "cow": 16}
+    )
+    return folder
+
+
+# A hidden layer -----------------------------------------------------------------------------------
+
+
+def test_a_hidden_layer_trains_and_is_saved_and_loaded(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    words: dict[str, Any] = {"mode": "frozen", "head": "mlp", "hidden": 9, "epochs": 6}
+    run = transfer(photos, tmp_path / "run", tiny_run.path, **words)
+    losses = [row.train_loss for row in run.history]
+    assert losses[-1] < losses[0] - 0.05
+    kept = tensors(run.path)
+    assert kept["fc.0.weight"].shape == (9, 512)
+    assert kept["fc.3.weight"].shape == (3, 9)
+    predictor = fm.load(run.path, "cpu")
+    assert predictor.info.architecture["options"]["head_hidden"] == 9
+    said = predictor.predict(str(photos / "cow" / "000.png"))
+    assert sum(said.probabilities) == pytest.approx(1)
+
+
+# Logistic regression ------------------------------------------------------------------------------
+
+
+def test_the_saved_logistic_head_is_that_of_scikit_learn(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Any] = {}
+
+    def note_fit(*args: Any) -> Any:
+        result, found["fitted"] = fit_logistic_head(*args)
+        return result, found["fitted"]
+
+    def note_data(model: Any, data: Any, *args: Any, **words: Any) -> Any:
+        found["data"], found["trainee"] = data, prepare_trainee(model, data, *args, **words)
+        return found["trainee"]
+
+    monkeypatch.setattr(api, "fit_logistic_head", note_fit)
+    monkeypatch.setattr(api, "prepare_trainee", note_data)
+    said = Said()
+    words = {"mode": "frozen", "head": "logistic", "views": 2, "augment": "standard"}
+    run = transfer(photos, tmp_path / "run", tiny_run.path, progress=said, **words)
+    fitted, trainee = found["fitted"], found["trainee"]
+
+    views_nvd, labels_n = trainee.frozen.train.values, trainee.train.labels_n
+    assert views_nvd.shape[1:] == (2, 512)
+    scale = StandardScaler().fit(views_nvd.flatten(0, 1).double().numpy())
+    # The penalty of all rows together, of which each picture's two count as one.
+    theirs = LogisticRegression(
+        C=2 / (fitted.strength * 2 * len(labels_n)), tol=1e-8, max_iter=5000
+    )
+    weights_r = np.full(2 * len(labels_n), 0.5)
+    theirs.fit(
+        scale.transform(views_nvd.flatten(0, 1).double().numpy()),
+        labels_n.repeat_interleave(2).numpy(),
+        sample_weight=weights_r,
+    )
+    val_md = trainee.frozen.val.values[:, 0].double().numpy()
+    wanted = theirs.predict_proba(scale.transform(val_md))
+    paths = [sample.path for sample in found["data"].val.samples]
+    own = [said.probabilities for said in fm.load(run.path, "cpu").predict(paths)]
+    np.testing.assert_allclose(own, wanted, atol=1e-3)
+
+    assert len(run.history) == 1
+    assert run.best.val_accuracy == run.val.accuracy.value
+    assert said.line("logistic regression: ").endswith("of 10 tried, by validation")
+    rows = (run.path / "history.csv").read_text().splitlines()
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize("head", ["linear", "logistic"])
+def test_a_head_that_is_more_than_one_layer_is_refused_before_any_work(
+    head: str, photos: Path, tmp_path: Path
+) -> None:
+    weights = random_weights(tmp_path / "w.pth", "alexnet_half")
+    said = Said()
+    words = {"model": "alexnet_half", "size": 64, "mode": "frozen", "head": head}
+    with pytest.raises(RecipeError) as caught:
+        transfer(photos, tmp_path / "run", weights, progress=said, **words)
+    assert "the head of alexnet_half is more than one linear layer" in str(caught.value)
+    assert f"transfer.head = {head}" in str(caught.value)
+    assert "take --head own" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert not said.has("looked at")
+
+
+def test_a_logistic_head_needs_stored_features(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    with streaming(), pytest.raises(RecipeError, match="needs stored features") as caught:
+        transfer(photos, tmp_path / "run", tiny_run.path, mode="frozen", head="logistic")
+    assert "take --head own" in str(caught.value)
+
+
+# Folds --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [{"head": "logistic"}, {"views": 2, "augment": "light"}])
+def test_folds_predict_every_training_picture_once(
+    words: dict[str, Any], photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    said = Said()
+    grouped = {"group_by": r"(\d)\.png$", "settings": {"data.val_fraction": 0.2}}
+    words = {"mode": "frozen", "folds": 3, "epochs": 1, **grouped, **words}
+    run = transfer(photos, tmp_path / "run", tiny_run.path, progress=said, **words)
+    with (run.path / "out_of_fold.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (run.path / "manifest.csv").open(newline="") as file:
+        manifest = {row["path"]: row for row in csv.DictReader(file)}
+    train = [path for path, row in manifest.items() if row["split"] == "train"]
+    assert sorted(row["path"] for row in rows) == sorted(train)
+    assert len(train) > 20
+    folds: dict[str, set[str]] = defaultdict(set)
+    num_right = 0
+    for row in rows:
+        shares = {key[2:]: float(row[key]) for key in row if key.startswith("p:")}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert row["label"] == manifest[row["path"]]["label"]
+        num_right += max(shares, key=lambda name: shares[name]) == row["label"]
+        folds[Path(row["path"]).stem[-1]].add(row["fold"])
+    assert set.union(*folds.values()) == {"1", "2", "3"}
+    assert all(len(of_group) == 1 for of_group in folds.values()), folds
+    line = said.line("out of fold (3 folds, logistic regression): accuracy ")
+    assert f" {num_right / len(rows):.3f}, " in line
+    assert num_right / len(rows) > 0.6  # chance is 0.33
+
+
+# A head first -------------------------------------------------------------------------------------
+
+
+def accuracy_said(said: Said) -> float:
+    return float(said.line("head first: validation").split("accuracy ")[1].split()[0])
+
+
+@pytest.mark.parametrize(
+    "mode", [{"mode": "finetune"}, {"mode": "partial", "freeze_through": "layer1"}]
+)
+def test_all_weights_train_on_from_a_head_that_fits(
+    mode: dict[str, Any], photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    said, without = Said(), Said()
+    words = {**STILL, **mode}
+    run = transfer(photos, tmp_path / "with", tiny_run.path, progress=said, **words)
+    drawn = transfer(
+        photos, tmp_path / "without", tiny_run.path, progress=without, head_first=False, **words
+    )
+    first, random = run.history[1], drawn.history[0]
+    assert first.val_accuracy >= 0.75  # chance is 0.33
+    assert round(first.val_accuracy, 3) == accuracy_said(said)
+    assert not without.has("head first: validation")
+    # What was said of it by its features is what the whole network does.
+    assert [row.epoch for row in run.history] == [0, 1]
+    assert run.history[0].val_accuracy == first.val_accuracy
+    assert run.history[0].val_loss == pytest.approx(first.val_loss, rel=1e-3, abs=1e-5)
+    assert [row.epoch for row in drawn.history] == [1]
+    assert random.val_loss > first.val_loss + 0.1
+    # It is the head alone that is another.
+    for key in keys_below("resnet10", -1):
+        assert torch.equal(tensors(run.path)[key], tensors(tiny_run.path)[key])
+
+
+def test_what_was_frozen_for_the_head_trains_afterwards(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: dict[str, torch.Tensor] = {}
+
+    def noting(model: torch.nn.Module, *args: Any) -> Any:
+        result = fit(model, *args)
+        ended.update(model.state_dict())
+        return result
+
+    monkeypatch.setattr(api, "fit", noting)
+    words: dict[str, Any] = {"mode": "finetune", "epochs": 1, "norms": "train"}
+    transfer(photos, tmp_path / "run", tiny_run.path, **words)
+    before = tensors(tiny_run.path)
+    assert before.keys() == ended.keys()
+    assert {key for key in before if torch.equal(before[key], ended[key])} == set()
+
+
+def test_a_training_that_ruins_its_network_leaves_the_head_it_began_with(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    wild = {"lr": 5.0, "optimizer": "sgd", "schedule": "constant", "epochs": 1}
+    smooth = {"training.label_smoothing": 0.5}  # else there is next to nothing left to learn
+    with pytest.raises(TrainingError, match="the model of epoch 0 is kept"):
+        transfer(photos, tmp_path / "run", tiny_run.path, mode="finetune", settings=smooth, **wild)
+    before, after = tensors(tiny_run.path), tensors(tmp_path / "run")
+    assert all(torch.equal(before[key], after[key]) for key in keys_below("resnet10", -1))
+    said = fm.load(tmp_path / "run", "cpu").predict(str(photos / "bee" / "000.png"))
+    assert sum(said.probabilities) == pytest.approx(1)
+
+
+def test_a_longer_head_trains_a_few_epochs_instead(photos: Path, tmp_path: Path) -> None:
+    weights = random_weights(tmp_path / "w.pth", "alexnet_half")
+    said = Said()
+    words = {**STILL, "model": "alexnet_half", "size": 64, "mode": "finetune"}
+    words["lr"] = 1e-3  # its own, too
+    run = transfer(photos, tmp_path / "run", weights, progress=said, **words)
+    assert said.has("head first: a head drawn at random would spoil")
+    # Its epochs are no epochs of the training, and their best one is what that begins with.
+    assert [row.epoch for row in run.history] == [0, 1]
+    assert round(run.history[0].val_accuracy, 3) == accuracy_said(said)
+    assert run.history[0].val_loss < np.log(3)  # chance
+
+
+def test_without_stored_features_there_is_no_head_first_and_that_is_said(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    said = Said()
+    with streaming():
+        transfer(photos, tmp_path / "run", tiny_run.path, progress=said, mode="finetune", epochs=1)
+    assert said.has("head first: left out, as the features cannot be stored")

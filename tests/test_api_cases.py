@@ -32,10 +32,10 @@ class Listener(Silent):
     def say(self, text: str) -> None:
         self.lines.append(text)
 
-    def task(self, title: str, total: int) -> Any:
+    def task(self, title: str, total: int | None, **words: Any) -> Any:
         if title.startswith(self.interrupt_at):
             raise KeyboardInterrupt
-        return super().task(title, total)
+        return super().task(title, total, **words)
 
     @property
     def text(self) -> str:
@@ -246,11 +246,11 @@ def test_the_best_epoch_is_saved_and_judged_not_the_last(photos: Path, tmp_path:
     networks: list[ResNet] = []
 
     class Saboteur(Listener):
-        def task(self, title: str, total: int) -> Any:
+        def task(self, title: str, total: int | None, **words: Any) -> Any:
             if title == "validation" and any(" 1/3 " in line for line in self.lines):
                 with torch.no_grad():
                     networks[0].fc.bias[0] = 1e4
-            return super().task(title, total)
+            return super().task(title, total, **words)
 
     def catch(module: nn.Module, args: Any, out: torch.Tensor) -> None:
         if isinstance(module, ResNet):

@@ -31,9 +31,11 @@ VERBS = (
 )
 # The words; each verb has those that mean something to it.
 OPTIONS = {
-    "train": "model weights mode epochs batch-size size lr optimizer schedule augment seed device "
-    "cache depth group-by val-is-val strict out name recipe set help freeze-through head hidden "
-    "views folds head-first stage-lr-decay unfreeze-every norms budget",
+    "train": "model weights mode epochs budget batch-size size lr optimizer schedule augment seed "
+    "device cache depth group-by val-is-val strict out name recipe set help freeze-through head "
+    "hidden views folds head-first stage-lr-decay unfreeze-every norms",
+    "transfer": "model weights modes freeze-through epochs batch-size size lr optimizer schedule "
+    "augment seed device cache depth group-by out name recipe set",
     "evaluate": "depth device batch-size out",
     "predict": "top format device batch-size",
     "summary": "classes channels size set",

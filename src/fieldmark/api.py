@@ -14,7 +14,12 @@ from torch import nn
 from fieldmark import __version__
 from fieldmark.assembly.beginning import look_and_divide, open_checked
 from fieldmark.assembly.estimates import fit_budget, say_estimate
-from fieldmark.assembly.heads import fit_logistic_head, predict_out_of_fold, start_from_head
+from fieldmark.assembly.heads import (
+    fit_logistic_head,
+    predict_out_of_fold,
+    start_from_head,
+    without_needless_head,
+)
 from fieldmark.assembly.network import (
     build_network,
     find_weights,
@@ -155,6 +160,7 @@ def train(
     # The network. Built before the pictures are decoded: a wrong option shows at once.
     seed_everything(recipe.seed)
     model = build_network(recipe, weights, manifest.class_names, progress)
+    recipe = without_needless_head(recipe, asked, model, weights, progress)
     freeze_for(model, recipe)
 
     # The run directory, claimed before the long work so that the work cannot be lost for it.

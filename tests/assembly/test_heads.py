@@ -187,7 +187,9 @@ def test_all_weights_train_on_from_a_head_that_fits(
 ) -> None:
     said, without = Said(), Said()
     words = {**STILL, **mode}
-    run = transfer(photos, tmp_path / "with", tiny_run.path, progress=said, **words)
+    run = transfer(
+        photos, tmp_path / "with", tiny_run.path, progress=said, head_first=True, **words
+    )
     drawn = transfer(
         photos, tmp_path / "without", tiny_run.path, progress=without, head_first=False, **words
     )
@@ -217,7 +219,7 @@ def test_what_was_frozen_for_the_head_trains_afterwards(
         return result
 
     monkeypatch.setattr(api, "fit", noting)
-    words: dict[str, Any] = {"mode": "finetune", "epochs": 1, "norms": "train"}
+    words: dict[str, Any] = {"mode": "finetune", "head_first": True, "epochs": 1, "norms": "train"}
     transfer(photos, tmp_path / "run", tiny_run.path, **words)
     before = tensors(tiny_run.path)
     assert before.keys() == ended.keys()
@@ -227,10 +229,17 @@ def test_what_was_frozen_for_the_head_trains_afterwards(
 def test_a_training_that_ruins_its_network_leaves_the_head_it_began_with(
     photos: Path, tmp_path: Path, tiny_run: fm.Run
 ) -> None:
-    wild = {"lr": 5.0, "optimizer": "sgd", "schedule": "constant", "epochs": 1}
+    wild = {
+        "mode": "finetune",
+        "head_first": True,
+        "lr": 5.0,
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "epochs": 1,
+    }
     smooth = {"training.label_smoothing": 0.5}  # else there is next to nothing left to learn
     with pytest.raises(TrainingError, match="the model of epoch 0 is kept"):
-        transfer(photos, tmp_path / "run", tiny_run.path, mode="finetune", settings=smooth, **wild)
+        transfer(photos, tmp_path / "run", tiny_run.path, settings=smooth, **wild)
     before, after = tensors(tiny_run.path), tensors(tmp_path / "run")
     assert all(torch.equal(before[key], after[key]) for key in keys_below("resnet10", -1))
     said = fm.load(tmp_path / "run", "cpu").predict(str(photos / "bee" / "000.png"))
@@ -255,5 +264,6 @@ def test_without_stored_features_there_is_no_head_first_and_that_is_said(
 ) -> None:
     said = Said()
     with streaming():
-        transfer(photos, tmp_path / "run", tiny_run.path, progress=said, mode="finetune", epochs=1)
+        words = {"mode": "finetune", "head_first": True, "epochs": 1}
+        transfer(photos, tmp_path / "run", tiny_run.path, progress=said, **words)
     assert said.has("head first: left out, as the features cannot be stored")

@@ -23,6 +23,7 @@ from fieldmark.evaluation.metrics import wilson
 from fieldmark.files import write_text
 from fieldmark.models.contract import as_network
 from fieldmark.models.heads import has_linear_head, set_classifier
+from fieldmark.pretrained import Pretrained
 from fieldmark.progress import Progress, Silent, duration
 from fieldmark.recipe import Recipe, TransferRecipe
 from fieldmark.rundir import RunDirectory
@@ -73,6 +74,37 @@ def fit_logistic_head(
     progress.say(epoch_line([row], 1, is_best=True))
     check_unchanged(before, fingerprints(model, network, stages))
     return FitResult([row], row), fitted
+
+
+def without_needless_head(
+    recipe: Recipe, asked: Recipe, model: nn.Module, weights: Pretrained | None, progress: Progress
+) -> Recipe:
+    """The recipe without `head_first` where nobody asked for it and the classifier is no new one:
+    weights that know these classes have a head that fits.
+
+    Args:
+        recipe: settled.
+        asked: as it was before that.
+        model: with the weights in it.
+    """
+    is_open = asked.transfer.head_first == "auto" and recipe.transfer.head_first
+    if not is_open or weights is None or not _has_classifier_of(model, weights):
+        return recipe
+    progress.say("head first: left out, as the classifier came with the weights")
+    return replace(recipe, transfer=replace(recipe.transfer, head_first=False))
+
+
+def _has_classifier_of(model: nn.Module, weights: Pretrained) -> bool:
+    """Whether the last layer came along, be it with its classes in another order."""
+    state = model.state_dict()
+    for name in as_network(model).classifiers:
+        own = state[f"{name}.weight"].flatten(1).float().cpu()
+        for theirs in weights.tensors.values():
+            if theirs.ndim > 1 and theirs.flatten(1).shape == own.shape:
+                sums = theirs.flatten(1).float().cpu().sum(1)
+                if torch.equal(sums.sort().values, own.sum(1).sort().values):
+                    return True
+    return False
 
 
 def start_from_head(

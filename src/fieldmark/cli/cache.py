@@ -36,7 +36,7 @@ def cache(
         bool, typer.Option("--clear", help="Remove all decoded pictures and features.")
     ] = False,
 ) -> None:
-    """Decoded pictures and features kept for the next run: list, limit, clear.
+    """Pictures and features kept for the next run: list, limit, clear.
 
     They are made again from your files when they are needed, so nothing is lost with them. Your
     files, runs and downloads are not touched.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Final
 
 import torch
@@ -83,14 +84,9 @@ def fit_budget(
     )
 
     started = time.perf_counter()
-    measured: dict[Candidate, ModeEstimate] = {}
 
+    @cache
     def measure(candidate: Candidate) -> ModeEstimate:
-        if candidate not in measured:
-            measured[candidate] = measure_anew(candidate)
-        return measured[candidate]
-
-    def measure_anew(candidate: Candidate) -> ModeEstimate:
         settled = settle_for(recipe.with_settings(candidate.settings), manifest)[0]
         model = build_network(settled, weights, manifest.class_names, Silent())
         with progress.task(f"measuring {candidate.mode} at {candidate.size} px", None):

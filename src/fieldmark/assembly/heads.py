@@ -3,8 +3,6 @@ of a fine-tuning, and fold by fold."""
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +18,7 @@ from fieldmark.data.prepare import PreparedData, decode_exactly
 from fieldmark.data.views import EXACT
 from fieldmark.errors import ModelError, RecipeError
 from fieldmark.evaluation.metrics import wilson
+from fieldmark.evaluation.tables import csv_text
 from fieldmark.files import write_text
 from fieldmark.models.contract import as_network
 from fieldmark.models.heads import has_linear_head, set_classifier
@@ -190,11 +189,7 @@ def predict_out_of_fold(
             strength=fitted.strength if fitted else None,
             class_weights=class_weights(recipe.training, counts_k),
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(found.header)
-    writer.writerows(found.rows())
-    write_text(run.out_of_fold, text.getvalue())
+    write_text(run.out_of_fold, csv_text([found.header, *found.rows()]))
     num_right = int((found.probabilities_nk.argmax(1) == labels_n).sum())
     estimate = wilson(num_right, len(labels_n))
     progress.say(
@@ -224,12 +219,11 @@ def _fit_on(frozen: FrozenPart, trainee: Trainee, recipe: Recipe) -> LogisticFit
             fix="take --head own",
         )
     labels_m = torch.cat([batch.labels_b.cpu() for batch in trainee.val])
-    num_classes = as_network(trainee.module).num_classes
-    counts_k = torch.bincount(trainee.train.labels_n, minlength=num_classes)
+    counts_k = torch.bincount(trainee.train.labels_n, minlength=network.num_classes)
     return fit_logistic(
         frozen.train.values,
         trainee.train.labels_n,
-        num_classes,
+        network.num_classes,
         val_features_md=frozen.val.values[:, 0],
         val_labels_m=labels_m,
         class_weights=class_weights(recipe.training, counts_k),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from fieldmark.data.contents import Content, contents_of
-from fieldmark.data.features.form import FeatureForm
+from fieldmark.data.features.form import FeatureForm, weights_digest
 from fieldmark.data.features.store import Features, find_features
 from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.pixels.cache import PixelCache
@@ -30,7 +29,7 @@ from fieldmark.runtime import Runtime
 from fieldmark.training.batches import EvalBatches, TrainBatches
 from fieldmark.training.feature_loader import FeatureEvalLoader, FeatureTrainLoader
 from fieldmark.training.features import compute_features
-from fieldmark.training.freeze import fingerprints, frozen_stages
+from fieldmark.training.freeze import frozen_stages, stage_tensors
 
 NUM_EXAMPLES = 8  # pictures on which the fastest form of a frozen part is tried
 
@@ -141,13 +140,12 @@ def feature_maker(
     stages = frozen_stages(network, recipe)
     cut = cut_network(model, stages, data.preprocess.size)
     example_bchw = next(iter(val_loader)).images_bchw[:NUM_EXAMPLES]
-    # Of the weights below alone: those above are another run's own affair.
-    digests = json.dumps(fingerprints(model, network, stages), sort_keys=True)
     return FeatureMaker(
         cut=cut,
         lower=inference_form(cut.lower, example_bchw),
-        weights=hashlib.sha256(digests.encode()).hexdigest(),
-        architecture=json.dumps(without_head_options(network.architecture), sort_keys=True),
+        # Of the weights below alone: those above are another run's own affair.
+        weights=weights_digest(stage_tensors(model, network, stages)),
+        architecture=without_head_options(network.architecture),
         data=data,
         recipe=recipe,
         runtime=runtime,
@@ -162,13 +160,13 @@ class FeatureMaker:
     Attributes:
         lower: the frozen part in the form that runs fastest.
         weights: a digest of its weights, statistics and buffers.
-        architecture: of the network, without its head, as JSON.
+        architecture: of the network, without its head.
     """
 
     cut: Cut
     lower: InferenceForm
     weights: str
-    architecture: str
+    architecture: Mapping[str, Any]
     data: PreparedData
     recipe: Recipe
     runtime: Runtime
@@ -230,7 +228,7 @@ class FeatureMaker:
         half = self.runtime.half
         return FeatureForm(
             weights=self.weights,
-            architecture=json.loads(self.architecture),
+            architecture=self.architecture,
             boundary=self.cut.boundary,
             pixels=store.form,
             preprocess=self.data.preprocess,

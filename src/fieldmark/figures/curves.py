@@ -156,20 +156,25 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def _mark_best(axes: Axes, best_epoch: int, value: float, written: str) -> None:
-    axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", zorder=1)
+def draw_ring(axes: Axes, epoch: int, value: float, colour: str) -> None:
+    """Around the figure of the epoch that was kept."""
     axes.plot(
-        [best_epoch],
+        [epoch],
         [value],
         marker="o",
         markersize=8.5,
         markerfacecolor="white",
-        markeredgecolor=VERMILION,
+        markeredgecolor=colour,
         markeredgewidth=2,
         linestyle="none",
         zorder=5,
         clip_on=False,
     )
+
+
+def _mark_best(axes: Axes, best_epoch: int, value: float, written: str) -> None:
+    axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", zorder=1)
+    draw_ring(axes, best_epoch, value, VERMILION)
     # Up in the title's line, where it meets neither the lines nor their names.
     axes.set_title(
         f"○ best: epoch {best_epoch}, {written}",

@@ -22,7 +22,12 @@ from fieldmark.figures.canvas import (
     plain_axes,
     save_png,
 )
-from fieldmark.figures.curves import MOST_EPOCHS_WITH_MARKERS, EpochRow, epoch_ticks
+from fieldmark.figures.curves import (
+    MOST_EPOCHS_WITH_MARKERS,
+    EpochRow,
+    draw_ring,
+    epoch_ticks,
+)
 
 COLOURS: Final = {"scratch": INK, "frozen": BLUE, "partial": GREEN, "finetune": VERMILION}
 LABEL_GAP: Final = 0.095  # least distance of two line labels, share of the panel's height
@@ -79,7 +84,7 @@ def draw_error_curves(histories: Mapping[str, Sequence[EpochRow]], path: Path) -
             clip_on=False,  # a line along the axis (no error) keeps its full width
         )
         best = _best(rows)
-        _ring(axes, rows[best].epoch, val[best], colour)
+        draw_ring(axes, rows[best].epoch, val[best], colour)
         if math.isfinite(val[best]):
             words = f"{mode}\n{100 * val[best]:.1f} % in epoch {rows[best].epoch}"
             last_seen = [value for value in val if math.isfinite(value)][-1]
@@ -102,21 +107,6 @@ def _best(rows: Sequence[EpochRow]) -> int:
         return accuracy, -(math.inf if row.val_loss is None else row.val_loss)
 
     return max(range(len(rows)), key=rank)
-
-
-def _ring(axes: Axes, epoch: int, value: float, colour: str) -> None:
-    axes.plot(
-        [epoch],
-        [value],
-        marker="o",
-        markersize=8.5,
-        markerfacecolor="white",
-        markeredgecolor=colour,
-        markeredgewidth=2,
-        linestyle="none",
-        zorder=5,
-        clip_on=False,
-    )
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:

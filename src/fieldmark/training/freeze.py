@@ -108,13 +108,20 @@ def fingerprints(model: nn.Module, network: Network, stages: tuple[str, ...]) ->
 
     Over the bytes, so that a NaN equals itself and a zero does not equal minus zero.
     """
+    return {name: _sha256(t) for name, t in stage_tensors(model, network, stages).items()}
+
+
+def stage_tensors(
+    model: nn.Module, network: Network, stages: tuple[str, ...]
+) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of these stages, by their names in `model`."""
     inside = {
         id(tensor)
         for module in _modules(network, stages)
         for tensor in (*module.parameters(), *module.buffers())
     }
     tensors = (*model.named_parameters(), *model.named_buffers())
-    return {name: _sha256(tensor) for name, tensor in tensors if id(tensor) in inside}
+    return {name: tensor for name, tensor in tensors if id(tensor) in inside}
 
 
 def check_unchanged(before: dict[str, str], after: dict[str, str]) -> None:

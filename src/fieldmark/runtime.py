@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fieldmark.allocator import keep_freed_memory
 from fieldmark.errors import RecipeError, TrainingError
 
 
@@ -71,6 +72,8 @@ def open_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
         RecipeError: no such device on this machine, or a precision it has not.
     """
     chosen = _choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if precision == "auto":
         # Mixed precision pays on CUDA alone; elsewhere it is slower or less well tested.
         if chosen.type != "cuda":

@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 
 from fieldmark.assembly.modes import middle_stage
-from fieldmark.assembly.network import sketch
 from fieldmark.assembly.pictures import draw_parts, find_samples, look_for_copies
 from fieldmark.data.manifest import read_samples, write_manifest
+from fieldmark.models.registry import sketch
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe
 from fieldmark.rundir import RunDirectory

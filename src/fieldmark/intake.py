@@ -15,7 +15,6 @@ from fieldmark.assembly.network import (
     inherit,
     inherit_per_channel,
     options_apart,
-    sketch,
     start_from,
 )
 from fieldmark.checkpoint import ModelInfo, save_model
@@ -25,7 +24,7 @@ from fieldmark.models.contract import as_network
 from fieldmark.models.fit import count_ends
 from fieldmark.models.official import NUM_IMAGENET_CLASSES, imagenet_class_names
 from fieldmark.models.own import is_own
-from fieldmark.models.registry import check_options, create_model
+from fieldmark.models.registry import check_options, create_model, sketch
 from fieldmark.models.timm_sizes import check_admits, with_size
 from fieldmark.pretrained import Pretrained, find_pretrained
 from fieldmark.progress import Progress, console_progress

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from fieldmark.assembly.network import sketch
 from fieldmark.errors import RecipeError, check_choice
 from fieldmark.models.contract import Network
+from fieldmark.models.registry import sketch
 from fieldmark.pretrained import published_weights
 from fieldmark.progress import Progress
 from fieldmark.ranges import MEANINGS

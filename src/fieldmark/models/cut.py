@@ -1,4 +1,4 @@
-"""A network in two: what is frozen below a boundary between stages, and what trains above it.
+"""A network in two: what is frozen below a boundary between parts, and what trains above it.
 
 A frozen part gives the same features for the same picture in every epoch, so it need run but once.
 `lower` makes the features, `upper` trains on them, and both are the network itself: no weight is
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fieldmark.errors import ModelError
 from fieldmark.models.contract import Network, as_network
-from fieldmark.models.heads import HEAD_OPTIONS
+from fieldmark.models.heads import HEAD_OPTIONS, body_of, parts_of
 from fieldmark.models.replay import NUM_WATCHED, Way, find_ways
 
 NUM_TRIED: Final = 3  # pictures: not as many as are watched, as any number must go through
@@ -44,27 +44,27 @@ class Cut:
     boundary: str
 
 
-def cut_network(model: nn.Module, stages_below: Sequence[str], size_px: int) -> Cut:
-    """Cut `model` above `stages_below`, and try the parts on random pictures.
+def cut_network(model: nn.Module, parts_below: Sequence[str], size_px: int) -> Cut:
+    """Cut `model` above `parts_below`, and try the parts on random pictures.
 
     Pooling and whatever else has no weights at the start of the upper part goes below, as it makes
     features smaller and would be done again in every epoch. The model stays as it was.
 
     Args:
-        stages_below: the first stages of the network, one or more; not the head.
+        parts_below: the first of `heads.parts_of` the network, one or more; not the last.
         size_px: height and width of the pictures.
 
     Raises:
-        ModelError: no such stages, or the parts do not compute what the whole does; then the
+        ModelError: no such parts, or the parts do not compute what the whole does; then the
             frozen part has to run in every epoch.
     """
     network = as_network(model)
-    below = tuple(stages_below)
-    if below != network.stages[: len(below)] or not 0 < len(below) < len(network.stages):
+    below, parts = tuple(parts_below), tuple(parts_of(network))
+    if below != parts[: len(below)] or not 0 < len(below) < len(parts):
         raise ModelError(
             f"{network.name} cannot be cut above these stages",
             given=", ".join(below) or "no stage",
-            valid=f"the first of {', '.join(network.stages[:-1])}, in this order, one or more",
+            valid=f"the first of {', '.join(parts[:-1])}, in this order, one or more",
             fix="name the stages from the input on",
         )
     failures: list[str] = []
@@ -137,6 +137,11 @@ class Upper(nn.Module):
         return cast("Network", self.network)
 
     @property
+    def net(self) -> nn.Module:
+        """Where the names of `classifiers` lead from, as of timm's networks."""
+        return body_of(self.whole)
+
+    @property
     def name(self) -> str:
         return self.whole.name
 
@@ -189,8 +194,8 @@ def _try_out(
     Raises:
         Exception: the parts do not compute what the whole does, or do not run.
     """
-    staged = as_network(model).stage_modules()
-    tops = [module for stage in staged if stage not in below for module in staged[stage]]
+    parts = parts_of(as_network(model))
+    tops = [module for part in parts if part not in below for module in parts[part]]
     above = [module for top in tops for module in top.modules() if _has_own_weights(module)]
     with torch.no_grad():
         model.eval()
@@ -200,8 +205,8 @@ def _try_out(
         upper.spares_features = not torch.equal(kept, features)
         # What is above trains, as it will: the same dropout with the same seed.
         model.train()
-        for stage in below:
-            for module in staged[stage]:
+        for part in below:
+            for module in parts[part]:
                 module.eval()
         _compare(above, lambda: model(images_bchw), lambda: upper(kept), "training")
     return tuple(kept.shape[1:])

@@ -6,7 +6,7 @@ file rebuilds it. Its layers take the classifier's place and name: `fc` becomes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -16,6 +16,7 @@ from fieldmark.errors import ModelError
 from fieldmark.models.contract import Network, check_dropout, fresh_linear
 
 HEAD_OPTIONS: Final[dict[str, Any]] = {"head_hidden": 0, "head_dropout": 0.0}
+CLASSIFIER: Final = "classifier"  # a part's name, see `parts_of`; no stage has it
 MOST_HIDDEN: Final = 65536
 FIRST, LAST = "0", "3"  # of HiddenHead's layers, those with weights
 
@@ -80,10 +81,10 @@ def put_hidden_layer(network: Network, hidden: int, dropout: float = 0.0) -> Non
         ModelError: the network does not end in one linear layer.
     """
     name = _only_classifier(network, "a hidden layer")
-    old = _body(network).get_submodule(name)
+    old = body_of(network).get_submodule(name)
     if not isinstance(old, nn.Linear):
         raise _other_end(network, "a hidden layer", f"{name}, a {type(old).__name__}")
-    _body(network).set_submodule(name, HiddenHead.in_place_of(old, hidden, dropout))
+    body_of(network).set_submodule(name, HiddenHead.in_place_of(old, hidden, dropout))
     network.classifiers = (f"{name}.{LAST}",)
     network.architecture["options"] |= {"head_hidden": hidden, "head_dropout": dropout}
 
@@ -93,7 +94,7 @@ def hidden_head(network: Network) -> str | None:
     if len(network.classifiers) != 1:
         return None
     name = network.classifiers[0].rpartition(".")[0]
-    is_one = isinstance(_body(network).get_submodule(name), HiddenHead)
+    is_one = isinstance(body_of(network).get_submodule(name), HiddenHead)
     return name if is_one else None
 
 
@@ -102,7 +103,7 @@ def reset_hidden_head(network: Network, num_classes: int) -> bool:
     name = hidden_head(network)
     if name is None:
         return False
-    head = _body(network).get_submodule(name)
+    head = body_of(network).get_submodule(name)
     assert isinstance(head, HiddenHead)
     head.reset(num_classes)
     network.num_classes = network.architecture["num_classes"] = num_classes
@@ -121,11 +122,10 @@ def set_classifier(network: Network, weight_kd: Tensor, bias_k: Tensor) -> None:
             another shape, or no biases.
     """
     name = _only_classifier(network, "a linear head")
-    layer = _body(network).get_submodule(name)
-    is_1x1 = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    if not (is_1x1 or isinstance(layer, nn.Linear)):
-        raise _other_end(network, "a linear head", f"{name}, a {type(layer).__name__}")
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    layer = linear_classifier(network)
+    if layer is None:
+        kind = type(body_of(network).get_submodule(name)).__name__
+        raise _other_end(network, "a linear head", f"{name}, a {kind}")
     shapes = tuple(weight_kd.shape), tuple(bias_k.shape)
     wanted = tuple(layer.weight.shape[:2]), tuple(layer.weight.shape[:1])
     if shapes != wanted or layer.bias is None:
@@ -142,16 +142,51 @@ def set_classifier(network: Network, weight_kd: Tensor, bias_k: Tensor) -> None:
         layer.bias.copy_(bias_k)
 
 
-def has_linear_head(network: Network) -> bool:
-    """Whether the head is one layer on the features: all its weights are the only classifier's."""
+def linear_classifier(network: Network) -> nn.Linear | nn.Conv2d | None:
+    """The network's one classifier, where that is a linear layer or a 1x1 convolution."""
     if len(network.classifiers) != 1:
-        return False
-    layer = _body(network).get_submodule(network.classifiers[0])
-    own = {id(tensor) for tensor in layer.parameters()}
+        return None
+    layer = body_of(network).get_submodule(network.classifiers[0])
+    if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1:
+        return layer
+    return layer if isinstance(layer, nn.Linear) else None
+
+
+def has_linear_head(network: Network) -> bool:
+    """Whether the head is one layer on the features: all its weights are the classifier's."""
+    layer = linear_classifier(network)
     head = network.stage_modules()[network.stages[-1]]
-    return isinstance(layer, nn.Linear | nn.Conv2d) and own == {
+    return layer is not None and {id(tensor) for tensor in layer.parameters()} == {
         id(tensor) for module in head for tensor in module.parameters()
     }
+
+
+def parts_of(network: Network) -> dict[str, list[nn.Module]]:
+    """What of a network can be frozen: its stages; and where the head has weights below the
+    classifier (VGG's two dense layers), the classifier as a part of its own after it.
+
+    Returns:
+        As `Network.stage_modules`; the part of its own is called `CLASSIFIER`.
+    """
+    staged = network.stage_modules()
+    layer = linear_classifier(network)
+    if layer is None or has_linear_head(network):
+        return staged
+    head = network.stages[-1]
+    return {**staged, head: _without(staged[head], layer), CLASSIFIER: [layer]}
+
+
+def _without(modules: Iterable[nn.Module], layer: nn.Module) -> list[nn.Module]:
+    """These modules but for `layer`; those that hold it are taken apart."""
+    row: list[nn.Module] = []
+    for module in modules:
+        if all(inner is not layer for inner in module.modules()):
+            row.append(module)
+        elif module is not layer:
+            own = list(module.parameters(recurse=False))
+            row += [nn.ParameterList(own)] if own else []
+            row += _without(module.children(), layer)
+    return row
 
 
 def check_exportable(architecture: Mapping[str, Any], library: str) -> None:
@@ -183,8 +218,8 @@ def _other_end(network: Network, what: str, found: str) -> ModelError:
     )
 
 
-def _body(network: Network) -> nn.Module:
-    """Where the names of the state dict lead from: timm's networks are one level down."""
+def body_of(network: Network) -> nn.Module:
+    """Where the names of `classifiers` lead from: timm's networks are one level down."""
     inner = getattr(network, "net", None)
     if isinstance(inner, nn.Module):
         return inner

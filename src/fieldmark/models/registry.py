@@ -16,10 +16,10 @@ from torch import nn
 
 from fieldmark.errors import ModelError, check_choice
 from fieldmark.models.card import ModelCard
-from fieldmark.models.contract import as_network
+from fieldmark.models.contract import Network, as_network
 from fieldmark.models.heads import HEAD_OPTIONS, head_options, put_hidden_layer
 from fieldmark.models.own import MODEL_NAMES, NETWORKS, is_own
-from fieldmark.models.timm_bridge import create_timm
+from fieldmark.models.timm_bridge import create_timm, sketch_timm
 from fieldmark.models.timm_zoo import is_timm, list_timm_models, timm_card, unknown_model
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "list_models",
     "list_timm_models",
     "model_card",
+    "sketch",
 ]
 
 
@@ -66,6 +67,20 @@ def create_model(
     return model
 
 
+def sketch(name: str, options: Mapping[str, Any]) -> Network:
+    """A network without memory, for being asked what it admits and what its layers are called.
+
+    Not to be changed: others may be given the same one.
+
+    Raises:
+        ModelError: unknown network or option.
+    """
+    if _is_timms(name):
+        return as_network(sketch_timm(name, options))
+    with torch.device("meta"):
+        return as_network(create_model(name, **options))
+
+
 def check_options(
     name: str, options: Mapping[str, Any], *, also: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -82,9 +97,7 @@ def check_options(
     if _is_timms(name):
         if not options:
             return {}
-        with torch.device("meta"):
-            checked: dict[str, Any] = create_timm(name, **options).architecture["options"]
-        return checked
+        return dict(sketch(name, options).architecture["options"])
     build = NETWORKS[name].__init__
     hints = get_type_hints(build)
     settled = {

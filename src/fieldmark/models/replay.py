@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fieldmark.errors import ModelError
 from fieldmark.models.contract import Network, as_network
+from fieldmark.models.heads import parts_of
 from fieldmark.models.timm_bridge import TimmNetwork
 
 NUM_WATCHED: Final = 2  # pictures
@@ -40,7 +41,7 @@ class Way(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """The modules of the stages, one after another.
+    """The modules of the parts, one after another.
 
     Attributes:
         num_below: how many of them are below.
@@ -154,8 +155,8 @@ class Reached(Exception):  # noqa: N818  no error: the way out of somebody else'
         self.output = output
 
 
-def find_ways(model: nn.Module, stages_below: Sequence[str], images_bchw: Tensor) -> Iterator[Way]:
-    """Ways to cut `model` above these stages; what makes the smallest features comes first.
+def find_ways(model: nn.Module, parts_below: Sequence[str], images_bchw: Tensor) -> Iterator[Way]:
+    """Ways to cut `model` above these parts; what makes the smallest features comes first.
 
     Args:
         model: in evaluation mode; keeps `contract.Network`.
@@ -166,22 +167,22 @@ def find_ways(model: nn.Module, stages_below: Sequence[str], images_bchw: Tensor
     """
     network = as_network(model)
     if not isinstance(model, TimmNetwork):
-        yield _cut_row(network, stages_below)
+        yield _cut_row(network, parts_below)
         return
     with torch.no_grad():
-        if len(stages_below) == len(network.stages) - 1:
+        if len(parts_below) >= len(network.stages) - 1:
             start = network.forward_features(images_bchw)
-            yield from _cut_calls(model, stages_below, "forward_head", start)
-        yield from _cut_calls(model, stages_below, "forward", images_bchw)
+            yield from _cut_calls(model, parts_below, "forward_head", start)
+        yield from _cut_calls(model, parts_below, "forward", images_bchw)
 
 
 def _row(network: Network) -> list[nn.Module]:
-    return [module for stage in network.stage_modules().values() for module in stage]
+    return [module for part in parts_of(network).values() for module in part]
 
 
-def _cut_row(network: Network, stages_below: Sequence[str]) -> Row:
-    staged, row = network.stage_modules(), _row(network)
-    num_below = sum(len(staged[stage]) for stage in stages_below)
+def _cut_row(network: Network, parts_below: Sequence[str]) -> Row:
+    parts, row = parts_of(network), _row(network)
+    num_below = sum(len(parts[part]) for part in parts_below)
     while _is_sure(row[num_below]):
         num_below += 1
     names = {module: name for name, module in cast("nn.Module", network).named_modules()}
@@ -212,10 +213,10 @@ class Seen:
 
 
 def _cut_calls(
-    model: nn.Module, stages_below: Sequence[str], entry: str, start: Tensor
+    model: nn.Module, parts_below: Sequence[str], entry: str, start: Tensor
 ) -> Iterator[Replay]:
     """Candidates for a cut of what `entry` does with `start`."""
-    seen = _watch(model, stages_below, lambda: getattr(model, entry)(start))
+    seen = _watch(model, parts_below, lambda: getattr(model, entry)(start))
     # Up to where the first weights above are used. An activation is made once and may run on
     # either side: where it runs is told by what runs before it.
     starts_above = (
@@ -240,12 +241,12 @@ def _cut_calls(
             yield Replay(entry, _outline(start), calls)
 
 
-def _watch(model: nn.Module, stages_below: Sequence[str], run: Callable[[], object]) -> list[Seen]:
+def _watch(model: nn.Module, parts_below: Sequence[str], run: Callable[[], object]) -> list[Seen]:
     """The calls in `run`, in order: of what is below, but not what these call in turn; and above
     of whatever holds weights itself or is without any."""
-    staged = as_network(model).stage_modules()
-    below = {m for stage in stages_below for top in staged[stage] for m in top.modules()}
-    above = {m for stage in staged.values() for top in stage for m in top.modules()} - below
+    parts = parts_of(as_network(model))
+    below = {m for part in parts_below for top in parts[part] for m in top.modules()}
+    above = {m for part in parts.values() for top in part for m in top.modules()} - below
     num_calls: dict[nn.Module, int] = {}
     inside: list[nn.Module] = []  # calls that are going on, of which what is called is no matter
     seen: list[Seen] = []

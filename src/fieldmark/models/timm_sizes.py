@@ -10,7 +10,7 @@ from torch import nn
 
 from fieldmark.errors import ModelError
 from fieldmark.models.contract import Network, as_network
-from fieldmark.models.timm_bridge import TimmNetwork, create_timm, patch_sizes
+from fieldmark.models.timm_bridge import TimmNetwork, patch_sizes, sketch_timm
 from fieldmark.models.twin import cpu_twin, meta_twin
 
 STEP_PX = 32  # most networks halve the map five times
@@ -26,8 +26,7 @@ def with_size(name: str, options: Mapping[str, Any], size_px: int) -> dict[str, 
         ModelError: no such network or option, or it cannot be built for this size; says which
             sizes nearby it can be built for.
     """
-    with torch.device("meta"):
-        usual = create_timm(name, **options)
+    usual = sketch_timm(name, options)
     if usual.fixed_size_px in (None, size_px):
         return dict(options)
 
@@ -41,8 +40,7 @@ def with_size(name: str, options: Mapping[str, Any], size_px: int) -> dict[str, 
 
 def _can_be_built(name: str, options: Mapping[str, Any], size_px: int) -> bool:
     try:
-        with torch.device("meta"):
-            network = create_timm(name, **options)
+        network = sketch_timm(name, options)
     except ModelError:
         return False
     return _failure(network, size_px) is None

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 from torch import nn
 
 from fieldmark import __version__
+from fieldmark.allocator import give_memory_back
 from fieldmark.assembly.beginning import look_and_divide, open_checked
 from fieldmark.assembly.estimates import fit_budget, say_estimate
 from fieldmark.assembly.heads import (
@@ -230,8 +231,10 @@ def train(
     kept = exact.place_network(kept)
 
     def look_at(store: PixelStore, title: str) -> Evaluated:
+        frozen = trainee.frozen
+        judged, batches = frozen.judge(kept, store, exact) if frozen else (kept, None)
         return evaluate_store(
-            kept,
+            judged,
             store,
             data.manifest.class_names,
             data.preprocess,
@@ -239,6 +242,7 @@ def train(
             progress,
             batch_size=recipe.training.batch_size,
             title=title,
+            batches=batches,
         )
 
     val = look_at(data.val, "evaluating val")
@@ -267,6 +271,7 @@ def train(
     )
     write_evaluation(run, test or val, seed=recipe.seed)
     progress.say(f"done in {duration(seconds)}; everything is in {run.path}")
+    give_memory_back()
     return Run(
         run.path,
         recipe,

@@ -5,13 +5,14 @@ Not called `evaluate`: a module of that name hides the function `fieldmark.evalu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from fieldmark.data.loader import EvalLoader
+from fieldmark.data.loader import Batch, EvalLoader
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import labels_of
 from fieldmark.evaluation.metrics import Metrics, evaluate_logits, softmax
@@ -49,17 +50,22 @@ def evaluate_store(
     *,
     batch_size: int,
     title: str,
+    batches: Iterable[Batch] | None = None,
 ) -> Evaluated:
     """Evaluate `model` (on the runtime's device) on every picture of a store.
+
+    Args:
+        batches: what the model takes in place of the store's pictures, such as their features.
 
     Raises:
         TrainingError: there is not enough memory for such batches.
     """
     labels = labels_of(store, class_names)
-    loader = EvalLoader(store, labels, preprocess, runtime, batch_size=batch_size)
+    if batches is None:
+        batches = EvalLoader(store, labels, preprocess, runtime, batch_size=batch_size)
     memory = translate_out_of_memory(batch_size, preprocess.size)
     with memory, progress.task(title, total=len(store)) as task:
-        outputs = run_inference(model, loader, runtime, task)
+        outputs = run_inference(model, batches, runtime, task)
     logits_nk = outputs.logits_nk.numpy()
     indices_n = tuple(outputs.indices_n.tolist())
     return Evaluated(

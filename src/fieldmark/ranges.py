@@ -88,6 +88,8 @@ NUMBERS: Final = {
 
 STORED: Final = ("frozen", "partial")  # modes whose features can be stored, in several views
 
+LINEAR_HEADS: Final = ("linear", "logistic")  # of which the classifier is all
+
 # Words that would be ignored are refused.
 MEANINGS: Final = (
     Meaning(

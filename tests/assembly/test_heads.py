@@ -23,6 +23,7 @@ from support.transfers import (
     Said,
     keys_below,
     random_weights,
+    same_history,
     streaming,
     tensors,
     transfer,
@@ -116,15 +117,47 @@ def test_the_saved_logistic_head_is_that_of_scikit_learn(
 
 
 @pytest.mark.parametrize("head", ["linear", "logistic"])
-def test_a_head_that_is_more_than_one_layer_is_refused_before_any_work(
+@pytest.mark.parametrize(
+    ("name", "size", "classifier"),
+    [("alexnet_half", 64, "classifier.6."), ("timm/vgg11", 32, "head.fc.")],
+)
+def test_of_a_longer_head_the_last_layer_trains_alone(
+    name: str, size: int, classifier: str, head: str, photos: Path, tmp_path: Path
+) -> None:
+    """As the VGG write-up's: two dense layers stay as they came, on stored features and without."""
+    weights = random_weights(tmp_path / "w.pth", name)
+    words = {"model": name, "size": size, "mode": "frozen", "head": head}
+    said = Said()
+    run = transfer(photos, tmp_path / "run", weights, progress=said, **words)
+    assert said.line("features: ").startswith("features: 4096 numbers") or name != "timm/vgg11"
+    before, after = torch.load(weights, weights_only=True), tensors(run.path)
+    changed = {key for key in after if not torch.equal(before[key], after[key])}
+    assert changed == {f"{classifier}weight", f"{classifier}bias"}
+    if head == "linear":
+        with streaming():
+            same_history(run, transfer(photos, tmp_path / "whole", weights, **words))
+
+
+def test_a_logistic_head_is_a_start_for_all_of_a_longer_one(photos: Path, tmp_path: Path) -> None:
+    weights = random_weights(tmp_path / "w.pth", "alexnet_half")
+    words = {"model": "alexnet_half", "size": 64, "mode": "finetune", "lr": 1e-3}
+    said = Said()
+    run = transfer(photos, tmp_path / "run", weights, head="logistic", progress=said, **words)
+    assert run.history[0].epoch == 0
+    assert said.line("features: ").startswith("features: 2048 numbers")
+
+
+@pytest.mark.parametrize("head", ["linear", "logistic"])
+def test_a_network_without_a_last_layer_is_refused_before_any_work(
     head: str, photos: Path, tmp_path: Path
 ) -> None:
-    weights = random_weights(tmp_path / "w.pth", "alexnet_half")
+    name = "deit_tiny_distilled_patch16_224"
+    weights = random_weights(tmp_path / "w.pth", name)
     said = Said()
-    words = {"model": "alexnet_half", "size": 64, "mode": "frozen", "head": head}
+    words = {"model": name, "size": 224, "mode": "frozen", "head": head}
     with pytest.raises(RecipeError) as caught:
         transfer(photos, tmp_path / "run", weights, progress=said, **words)
-    assert "the head of alexnet_half is more than one linear layer" in str(caught.value)
+    assert f"{name} does not end in one linear layer" in str(caught.value)
     assert f"transfer.head = {head}" in str(caught.value)
     assert "take --head own" in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -73,7 +73,7 @@ def test_stored_features_give_the_losses_of_the_whole_network(
     with counting() as shown:
         with_store = transfer(photos, tmp_path / "stored", weights, progress=stored, **words)
     assert stored.line("features: ").endswith("computed once")
-    assert set(shown.of) == {"features of train", "features of val"}
+    assert set(shown.of) == {"features of train", "features of val", "features of test"}
     with streaming():
         without = transfer(photos, tmp_path / "streamed", weights, progress=streamed, **words)
     assert streamed.has(STREAMS)
@@ -128,7 +128,7 @@ def test_another_head_seed_optimizer_or_name_needs_no_forward_pass(
     words: dict[str, Any] = {"mode": "frozen", "views": 2, "augment": "light"}
     with counting() as shown:
         transfer(photos, tmp_path / "first", tiny_run.path, **words)
-    assert shown.of == {"features of train": 16 * 2, "features of val": 8}
+    assert shown.of == {"features of train": 16 * 2, "features of val": 8, "features of test": 8}
     others: list[dict[str, Any]] = [
         {"seed": 7},
         {"head": "mlp", "hidden": 8},
@@ -140,7 +140,9 @@ def test_another_head_seed_optimizer_or_name_needs_no_forward_pass(
         said = Said()
         with counting() as shown:
             transfer(photos, tmp_path / f"{number}", tiny_run.path, **words, **other, progress=said)
-        assert shown.of == {"features of train": 0, "features of val": 0}, other
+        assert shown.of == {"features of train": 0, "features of val": 0, "features of test": 0}, (
+            other
+        )
         assert "40 of 40 an earlier run had computed" in said.line("features: ")
 
 
@@ -159,7 +161,9 @@ def test_other_weights_another_boundary_or_other_pixels_are_computed_anew(
         words = {"mode": "frozen", "weights": tiny_run.path, "epochs": 1, **other}
         with counting() as shown:
             transfer(photos, tmp_path / f"{number}", **words)
-        assert shown.of == {"features of train": 16, "features of val": 8}, other
+        assert shown.of == {"features of train": 16, "features of val": 8, "features of test": 8}, (
+            other
+        )
 
 
 @pytest.mark.usefixtures("own_store")
@@ -171,7 +175,7 @@ def test_one_more_picture_costs_itself(photos: Path, tmp_path: Path, tiny_run: f
     Image.fromarray(pixels).save(source / "train" / "ant" / "more.png")
     with counting() as shown:
         transfer(source, tmp_path / "second", tiny_run.path, **words)
-    assert shown.of == {"features of train": 3, "features of val": 0}
+    assert shown.of == {"features of train": 3, "features of val": 0, "features of test": 0}
 
 
 @pytest.mark.usefixtures("own_store")
@@ -187,7 +191,7 @@ def test_a_run_that_is_stopped_while_features_are_computed_leaves_them_to_the_ne
     assert not (tmp_path / "first" / "model.safetensors").exists()
     with counting() as shown:
         run = transfer(photos, tmp_path / "second", tiny_run.path, progress=said, **words)
-    assert shown.of == {"features of train": 4, "features of val": 8}
+    assert shown.of == {"features of train": 4, "features of val": 8, "features of test": 8}
     assert said.line("features: ").endswith("; 12 of 24 an earlier run had computed")
     # As if nothing had happened.
     with streaming():

@@ -17,6 +17,7 @@ from fieldmark.errors import ModelError
 from fieldmark.models import alexnet, vgg
 from fieldmark.models.contract import Network, as_network
 from fieldmark.models.cut import Cut, cut_network
+from fieldmark.models.heads import parts_of
 from fieldmark.models.registry import create_model
 from fieldmark.training.freeze import freeze, train_mode
 
@@ -89,8 +90,8 @@ def assert_close(one: Tensor, other: Tensor) -> None:
 
 
 def boundaries(network: Network) -> range | tuple[int, ...]:
-    """How many stages are below: each number; of many stages, or once more in grey, a few."""
-    last = len(network.stages) - 1
+    """How many parts are below: each number; of many parts, or once more in grey, a few."""
+    last = len(parts_of(network)) - 1
     return range(1, last + 1) if last <= 5 and network.in_channels > 1 else (1, last // 2, last)
 
 
@@ -104,7 +105,7 @@ def test_the_parts_compute_and_learn_what_the_whole_does(
     network = as_network(start)
     images = torch.randn(4, channels, size_px, size_px)
     for num_below in boundaries(network):
-        below = network.stages[:num_below]
+        below = tuple(parts_of(network))[:num_below]
         model, whole = copy.deepcopy(start), copy.deepcopy(start)
         before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         cut = cut_network(model, below, size_px)
@@ -123,11 +124,11 @@ def test_the_parts_compute_and_learn_what_the_whole_does(
         for key, tensor in trained.items():
             assert_close(tensor.double(), expected[key].double())
         # Frozen to the bit; and all that is above has moved.
-        staged = as_network(model).stage_modules()
+        parts = parts_of(as_network(model))
         frozen = {
             id(t)
-            for stage in below
-            for module in staged[stage]
+            for part in below
+            for module in parts[part]
             for t in (*module.parameters(), *module.buffers())
         }
         prefix = "" if not hasattr(model, "net") else "net."

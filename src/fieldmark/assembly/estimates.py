@@ -9,10 +9,11 @@ from typing import Final
 import torch
 from torch import nn
 
-from fieldmark.assembly.network import build_network, only_size_px, settle_for, sketch
+from fieldmark.assembly.network import build_network, only_size_px, settle_for
 from fieldmark.budget.choose import BudgetFacts, choose_within
 from fieldmark.budget.costs import Candidate, ModeEstimate, estimate_line
 from fieldmark.data.manifest import Manifest
+from fieldmark.models.registry import sketch
 from fieldmark.pretrained import Pretrained
 from fieldmark.progress import Progress, Silent, duration
 from fieldmark.ranges import STORED
@@ -31,7 +32,9 @@ def say_estimate(
     """Time and memory of a training, from a probe of a few seconds; nothing for a short one."""
     size_px = recipe.data.size
     assert isinstance(size_px, int), "the recipe was not settled"
-    num_shown = len(manifest.of_part("train")) * recipe.training.epochs
+    views = recipe.transfer.views
+    times_shown = max(1, int(views)) if recipe.mode in STORED else recipe.training.epochs
+    num_shown = len(manifest.of_part("train")) * times_shown
     if num_shown * size_px**2 < WORTH_AN_ESTIMATE:
         return
     with progress.task("estimating", None):

@@ -16,12 +16,12 @@ from fieldmark.data.loader import EvalLoader, TrainLoader
 from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import PreparedData, decode_exactly
 from fieldmark.data.views import EXACT
-from fieldmark.errors import ModelError, RecipeError
+from fieldmark.errors import RecipeError
 from fieldmark.evaluation.metrics import wilson
 from fieldmark.evaluation.tables import csv_text
 from fieldmark.files import write_text
-from fieldmark.models.contract import as_network
-from fieldmark.models.heads import has_linear_head, set_classifier
+from fieldmark.models.contract import Network, as_network
+from fieldmark.models.heads import linear_classifier, parts_of, set_classifier
 from fieldmark.pretrained import Pretrained
 from fieldmark.progress import Progress, Silent, duration
 from fieldmark.recipe import Recipe, TransferRecipe
@@ -60,9 +60,17 @@ def fit_logistic_head(
     network = as_network(model)
     stages = frozen_stages(network, recipe)
     before = fingerprints(model, network, stages)
+    if not _takes_regression(frozen, network, recipe):
+        shape = " x ".join(map(str, frozen.train.shape))
+        raise RecipeError(
+            f"the end of {network.name} is not one linear layer, with biases, on pooled features",
+            given=f"transfer.head = logistic, features of {shape} numbers",
+            valid="networks such as resnet18 or mobilenetv2_100",
+            fix="take --head own",
+        )
     with progress.task("logistic regression", None):
         fitted = _fit_on(frozen, trainee, recipe)
-    _put_into(model, fitted)
+    set_classifier(network, fitted.weight_kd, fitted.bias_k)
     row = _row_of(fitted, trainee, frozen, 1, started)
     progress.say(
         f"logistic regression: strength {fitted.strength:.2g} of {len(fitted.table)} tried, by "
@@ -116,8 +124,8 @@ def start_from_head(
 ) -> EpochRow | None:
     """Give a network that is to train on a head that fits its features (Kumar et al. 2022).
 
-    By logistic regression where the head is one linear layer on the features, else by a few epochs
-    over them. Nothing below the head changes, and everything may train afterwards.
+    By logistic regression where one linear layer is what trains on the features, else by a few
+    epochs over them. Nothing below the head changes, and everything may train afterwards.
 
     Returns:
         Its figures, as epoch 0; None where features cannot be stored.
@@ -137,11 +145,11 @@ def start_from_head(
     if trainee.frozen is None:
         progress.say("head first: left out, as the features cannot be stored")
         return None
-    try:
+    if _takes_regression(trainee.frozen, as_network(model), head_recipe):
         fitted = _fit_on(trainee.frozen, trainee, recipe)
-        _put_into(model, fitted)
+        set_classifier(as_network(model), fitted.weight_kd, fitted.bias_k)
         row = _row_of(fitted, trainee, trainee.frozen, 0, started)
-    except RecipeError:
+    else:
         row = replace(_train_head(trainee, head_recipe, runtime), epoch=0, lr=0.0)
     for parameter, trains in zip(model.parameters(), trained, strict=True):
         parameter.requires_grad_(trains)
@@ -207,17 +215,19 @@ def _exact_store(
     return decode_exactly(train, data.preprocess, runtime, progress, strict=recipe.data.strict)
 
 
+def _takes_regression(frozen: FrozenPart, network: Network, recipe: Recipe) -> bool:
+    """Whether what trains on these features is one linear layer with biases, and nothing else."""
+    layer = linear_classifier(network)
+    return (
+        layer is not None
+        and layer.bias is not None
+        and len(frozen.train.shape) == 1
+        and frozen_stages(network, recipe) == tuple(parts_of(network))[:-1]
+    )
+
+
 def _fit_on(frozen: FrozenPart, trainee: Trainee, recipe: Recipe) -> LogisticFit:
     network = as_network(whole(trainee.module))
-    if len(frozen.train.shape) != 1 or not has_linear_head(network):
-        name = network.name
-        shape = " x ".join(map(str, frozen.train.shape))
-        raise RecipeError(
-            f"the head of {name} is more than one linear layer on its features",
-            given=f"transfer.head = {recipe.transfer.head}, features of {shape} numbers",
-            valid="networks that pool their features, such as resnet18 or mobilenetv2_100",
-            fix="take --head own",
-        )
     labels_m = torch.cat([batch.labels_b.cpu() for batch in trainee.val])
     counts_k = torch.bincount(trainee.train.labels_n, minlength=network.num_classes)
     return fit_logistic(
@@ -249,22 +259,13 @@ def _row_of(
     )
 
 
-def _put_into(model: nn.Module, fitted: LogisticFit) -> None:
-    try:
-        set_classifier(as_network(model), fitted.weight_kd, fitted.bias_k)
-    except ModelError as error:
-        raise RecipeError(
-            error.problem, given="transfer.head = logistic", fix="take --head own"
-        ) from error
-
-
 def _train_head(trainee: Trainee, recipe: Recipe, runtime: Runtime) -> EpochRow:
     """A few epochs over features: the best one, whose weights stay."""
-    epochs = replace(
-        recipe,
-        training=replace(recipe.training, epochs=HEAD_FIRST_EPOCHS),
-        optimizer=replace(recipe.optimizer, lr=usual_lr(recipe, has_norm=True)),
-    )
+    epochs = replace(recipe, training=replace(recipe.training, epochs=HEAD_FIRST_EPOCHS))
+    num_train = len(trainee.train.labels_n)
+    # A head of one layer would have been fitted by regression.
+    lr = usual_lr(epochs, has_norm=True, num_train=num_train, has_linear_head=False)
+    epochs = replace(epochs, optimizer=replace(recipe.optimizer, lr=lr))
     best: dict[str, torch.Tensor] = {}
 
     def keep(module: nn.Module, row: EpochRow, is_best: bool) -> None:

@@ -17,9 +17,9 @@ from fieldmark.data.manifest import Manifest
 from fieldmark.data.prepare import PreparedData
 from fieldmark.errors import CheckpointError, ModelError, RecipeError
 from fieldmark.models.contract import Network, as_network
-from fieldmark.models.heads import has_linear_head
+from fieldmark.models.heads import has_linear_head, linear_classifier
 from fieldmark.models.own import is_own
-from fieldmark.models.registry import check_options, create_model, model_card
+from fieldmark.models.registry import check_options, create_model, model_card, sketch
 from fieldmark.models.summary import Summary, summarize
 from fieldmark.models.timm_bridge import TimmNetwork
 from fieldmark.models.timm_sizes import check_admits, with_size
@@ -32,6 +32,7 @@ from fieldmark.pretrained import (
     public_word,
 )
 from fieldmark.progress import Progress
+from fieldmark.ranges import LINEAR_HEADS
 from fieldmark.recipe import Recipe, assemble, to_dict
 from fieldmark.rundir import find_model
 from fieldmark.training.freeze import frozen_stages
@@ -185,12 +186,12 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
     recipe = with_head(recipe)
     name, options = recipe.model.name, check_options(recipe.model.name, recipe.model.options)
     network = sketch(name, options)
-    if recipe.transfer.head in ("linear", "logistic") and not has_linear_head(network):
+    if recipe.transfer.head in LINEAR_HEADS and linear_classifier(network) is None:
         raise RecipeError(
-            f"the head of {name} is more than one linear layer on its features",
+            f"{name} does not end in one linear layer",
             given=f"transfer.head = {recipe.transfer.head}",
-            valid=["own", "mlp"],
-            fix="take --head own, or a network that pools its features, such as resnet18",
+            valid=["own"],
+            fix="take --head own, or a network that ends in one, such as resnet18",
         )
     card = model_card(name)
     facts = Facts(
@@ -200,6 +201,7 @@ def settle_for(recipe: Recipe, manifest: Manifest) -> tuple[Recipe, list[str]]:
         only_size_px=only_size_px(network),
         has_norm=card.has_norm,
         has_batch_norm=has_batch_norm(network),
+        has_linear_head=has_linear_head(network) or recipe.transfer.head in LINEAR_HEADS,
         # Pictures that are only shown are in no part.
         num_train=len(manifest.of_part("train")) or len(manifest.samples),
     )
@@ -242,12 +244,6 @@ def with_head(recipe: Recipe) -> Recipe:
         return recipe
     options = {**recipe.model.options, "head_hidden": recipe.transfer.hidden}
     return replace(recipe, model=replace(recipe.model, options=options))
-
-
-def sketch(name: str, options: Mapping[str, Any]) -> Network:
-    """A network without memory, for being asked what it admits and what its layers are called."""
-    with torch.device("meta"):
-        return as_network(create_model(name, **options))
 
 
 def summarize_named(

@@ -68,6 +68,33 @@ class FrozenPart:
     train: Features
     val: Features
 
+    def judge(
+        self, kept: nn.Module, store: PixelStore, runtime: Runtime
+    ) -> tuple[nn.Module, EvalBatches | None]:
+        """A network that has the same frozen part, and a store's pictures, for `evaluate_store`:
+        its upper part and their features, so that those of a second run are not computed again.
+
+        Args:
+            kept: the network, on the runtime's device.
+            runtime: of float32.
+
+        Returns:
+            The network itself and None where its frozen part is another, or where the features
+            are rounded, or cannot be kept.
+        """
+        maker = self.maker
+        stages = frozen_stages(as_network(kept), maker.recipe)
+        digest = weights_digest(stage_tensors(kept, as_network(kept), stages))
+        if digest != maker.weights or maker.runtime.half is not None:
+            return kept, None
+        try:
+            features = self.val if store is maker.data.val else maker.exact(store, "features of test")
+        except (OutputError, RecipeError):  # too large: it goes without
+            return kept, None
+        labels, batch_size = maker.data.labels(store), maker.recipe.training.batch_size
+        batches = FeatureEvalLoader(features, labels, runtime, batch_size=batch_size)
+        return Upper(kept, maker.cut.upper.way), batches
+
 
 def whole(module: nn.Module) -> nn.Module:
     """The network that a trainee's module belongs to: itself, or what it is the upper part of."""

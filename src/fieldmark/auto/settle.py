@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from fieldmark.auto.modes import mixed_as_stored, settle_transfer, usual_lr
+from fieldmark.auto.modes import LEARNING_RATES, mixed_as_stored, settle_transfer, usual_lr
 from fieldmark.errors import RecipeError
 from fieldmark.ranges import STORED
 from fieldmark.recipe import AugmentRecipe, Recipe, mode_of
@@ -88,6 +88,7 @@ class Facts:
         num_train: training pictures.
         only_size_px: the one input size that the network is built for, where there is only one.
         has_batch_norm: some of its normalisation layers are batch norm.
+        has_linear_head: its head is one linear layer.
     """
 
     all_grey: bool
@@ -97,6 +98,7 @@ class Facts:
     num_train: int
     only_size_px: int | None = None
     has_batch_norm: bool = True
+    has_linear_head: bool = True
 
 
 # AdamW's decay is decoupled (Loshchilov & Hutter 2019; 0.01 is torch's own default). Adam's and
@@ -153,8 +155,14 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
 
     lr = recipe.optimizer.lr
     if lr == "auto":
-        lr = usual_lr(recipe, has_norm=facts.has_norm)
-        said.append(f"learning rate {lr:g}: usual for {recipe.optimizer.name}, {recipe.mode}")
+        lr = usual_lr(
+            recipe,
+            has_norm=facts.has_norm,
+            num_train=facts.num_train,
+            has_linear_head=facts.has_linear_head,
+        )
+        few = ", in so few steps" if lr not in LEARNING_RATES.values() else ""
+        said.append(f"learning rate {lr:g}: usual for {recipe.optimizer.name}, {recipe.mode}{few}")
 
     augment = recipe.augment
     if recipe.transfer.views == 0 and recipe.mode in STORED and augment.preset != "none":

@@ -10,15 +10,20 @@ from torch import nn
 
 from fieldmark.errors import TrainingError, check_choice
 from fieldmark.models.contract import Network
+from fieldmark.models.heads import parts_of
+from fieldmark.ranges import LINEAR_HEADS
 from fieldmark.recipe import Recipe
 
 
 def frozen_stages(network: Network, recipe: Recipe) -> tuple[str, ...]:
-    """The stages that never train in the recipe's mode, input to output.
+    """The stages that never train in the recipe's mode, input to output; with the classifier alone
+    on top (`transfer.head` linear or logistic) all `parts_of` the network but the last.
 
     Raises:
         RecipeError: `training.freeze_through` is no stage of the network, or is its head.
     """
+    if recipe.mode == "frozen" and recipe.transfer.head in LINEAR_HEADS:
+        return tuple(parts_of(network))[:-1]
     if recipe.mode == "frozen":
         return tuple(network.stages[:-1])
     if recipe.mode == "partial":
@@ -139,7 +144,7 @@ def check_unchanged(before: dict[str, str], after: dict[str, str]) -> None:
 
 
 def _modules(network: Network, stages: tuple[str, ...]) -> list[nn.Module]:
-    modules = network.stage_modules()
+    modules = parts_of(network)
     return [module for stage in stages for module in modules[stage]]
 
 

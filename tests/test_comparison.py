@@ -132,7 +132,7 @@ def test_every_mode_gets_the_same_parts_and_budget_and_its_own_words(
     assert (frozen.transfer.stage_lr_decay, finetune.transfer.stage_lr_decay) == (1, 0.5)
     assert partial.training.freeze_through == "layer2"
     assert "partial is frozen through layer2 of stem, layer1, layer2" in said.text
-    assert frozen.optimizer.lr == scratch.optimizer.lr == 1e-3
+    assert (frozen.optimizer.lr, scratch.optimizer.lr) == (3e-3, 1e-3)
     assert finetune.optimizer.lr == 1e-4, "each mode its own"
 
 
@@ -159,9 +159,9 @@ def test_what_was_said_before_is_not_said_again_but_epochs_are(compare: Any) -> 
     starts = [line.strip() for line in said.lines if "mode " in line and " of 4, " in line]
     assert starts == [
         "mode 1 of 4, scratch",
-        "mode 2 of 4, frozen: about 58 s left for 3 modes",
-        "mode 3 of 4, partial: about 1 min 19 s left for 2 modes",
-        "mode 4 of 4, finetune: about 49 s left",
+        "mode 2 of 4, frozen: about 52 s left for 3 modes",
+        "mode 3 of 4, partial: about 1 min 25 s left for 2 modes",
+        "mode 4 of 4, finetune: about 55 s left",
     ]
 
 

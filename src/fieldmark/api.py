@@ -14,7 +14,7 @@ from torch import nn
 from fieldmark import __version__
 from fieldmark.allocator import give_memory_back
 from fieldmark.assembly.beginning import look_and_divide, open_checked
-from fieldmark.assembly.estimates import fit_budget, say_estimate
+from fieldmark.assembly.estimates import fit_budget, say_estimate, with_mode_meant
 from fieldmark.assembly.heads import (
     fit_logistic_head,
     predict_out_of_fold,
@@ -133,7 +133,10 @@ def train(
     started = time.perf_counter()
     progress = progress or console_progress()
     epochs_given = recipe is not None or says_epochs(words, settings)
-    recipe = assemble(recipe, {"source": source_words(source), **words}, settings or {})
+    given: dict[str, Any] = {"source": source_words(source), **words}
+    if budget is not None and recipe is None:
+        given = with_mode_meant(given, settings or {})
+    recipe = assemble(recipe, given, settings or {})
 
     # What would be refused in the end is refused before anything is looked at.
     seconds = parse_budget(budget) if budget is not None else None

@@ -111,8 +111,12 @@ def compare_modes(
     recipes: dict[str, Recipe] = {}
     choices: dict[str, list[str]] = {}
     for mode in chosen:
-        settled, choices[mode] = settle_for(recipe_of(mode, recipe, of_some, ""), manifest)
-        recipes[mode], per_channel = inherit_per_channel(settled, weights)
+        open_recipe = recipe_of(mode, recipe, of_some, "")
+        settled, choices[mode] = settle_for(open_recipe, manifest)
+        settled, per_channel = inherit_per_channel(settled, weights)
+        # Left open: the training knows whether a classifier came with the weights.
+        head_first = open_recipe.transfer.head_first
+        recipes[mode] = replace(settled, transfer=replace(settled.transfer, head_first=head_first))
         choices[mode] += per_channel
     # The table has the source's own class names, which the recipe renames.
     table = manifest.renamed(source_names)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from fieldmark.models.registry import sketch
 from fieldmark.pretrained import Pretrained
 from fieldmark.progress import Progress, Silent, duration
 from fieldmark.ranges import STORED
-from fieldmark.recipe import Recipe, TransferRecipe
+from fieldmark.recipe import WORDS, Recipe, TransferRecipe
 from fieldmark.runtime import Runtime
 from fieldmark.training.estimate import probe_mode
 
@@ -42,6 +43,17 @@ def say_estimate(
     if runtime.device.type == "cuda":  # the peak of what follows is the training's
         torch.cuda.reset_peak_memory_stats(runtime.device)
     progress.say(f"estimate: {estimate_line(estimate, recipe.training.epochs)}")
+
+
+def with_mode_meant(words: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """These words with the mode that one of them means, where a budget would choose it: stored
+    views and folds there are in mode frozen."""
+    means_frozen = any(
+        words.get(word) or settings.get(WORDS[word]) not in (None, "auto", 0)
+        for word in ("views", "folds")
+    )
+    is_open = words.get("mode") in (None, "auto") and settings.get("mode", "auto") == "auto"
+    return {**words, "mode": "frozen"} if means_frozen and is_open else dict(words)
 
 
 def fit_budget(

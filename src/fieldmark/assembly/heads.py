@@ -74,7 +74,7 @@ def fit_logistic_head(
     row = _row_of(fitted, trainee, frozen, 1, started)
     progress.say(
         f"logistic regression: strength {fitted.strength:.2g} of {len(fitted.table)} tried, by "
-        "validation"
+        "validation; one answer, so epochs, optimizer and learning rate play no part"
     )
     progress.say(EPOCH_HEADER)
     keep(model, row, True)

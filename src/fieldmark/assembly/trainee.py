@@ -88,7 +88,8 @@ class FrozenPart:
         if digest != maker.weights or maker.runtime.half is not None:
             return kept, None
         try:
-            features = self.val if store is maker.data.val else maker.exact(store, "features of test")
+            is_val = store is maker.data.val
+            features = self.val if is_val else maker.exact(store, "features of test")
         except (OutputError, RecipeError):  # too large: it goes without
             return kept, None
         labels, batch_size = maker.data.labels(store), maker.recipe.training.batch_size

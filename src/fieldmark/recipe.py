@@ -19,14 +19,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict, get_type_hints
 import tomli_w
 
 from fieldmark.errors import RecipeError, check_choice
-from fieldmark.ranges import (
-    MEANINGS,
-    NUMBERS,
-    RANGES,
-    check_meaning,
-    check_number,
-    check_numbers,
-)
+from fieldmark.ranges import MEANINGS, NUMBERS, RANGES, check_meaning, check_number, check_numbers
 from fieldmark.typed import build
 
 Auto = Literal["auto"]
@@ -50,6 +43,8 @@ class Words(TypedDict, total=False):
     stage_lr_decay: Annotated[float | None, "transfer.stage_lr_decay"]
     unfreeze_every: Annotated[int | None, "transfer.unfreeze_every"]
     norms: Annotated[str | None, "transfer.norms"]
+    class_weights: Annotated[str | None, "training.class_weights"]
+    sampling: Annotated[str | None, "training.sampling"]
     epochs: Annotated[int | None, "training.epochs"]
     batch_size: Annotated[int | None, "training.batch_size"]
     size: Annotated[int | Auto | None, "data.size"]

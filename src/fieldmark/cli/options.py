@@ -109,6 +109,15 @@ NormsOption = Annotated[
         help="Batch norm that trains: statistics of the batch (train), or the stored (eval).",
     ),
 ]
+UNEVEN = "Uneven classes"
+ClassWeightsOption = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=UNEVEN, help="balanced: the rarer a class, the more it counts."),
+]
+SamplingOption = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=UNEVEN, help="balanced: every class is drawn equally often."),
+]
 EpochsOption = Annotated[int | None, typer.Option(help="Times the training pictures are shown.")]
 BudgetOption = Annotated[
     str | None,

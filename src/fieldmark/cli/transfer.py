@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from fieldmark.cli.options import (
+    TRANSFER,
     AugmentOption,
     BatchOption,
     CacheOption,
+    ClassWeightsOption,
     DepthOption,
     DeviceOption,
     GroupByOption,
@@ -22,6 +24,7 @@ from fieldmark.cli.options import (
     OptimizerOption,
     OutOption,
     RecipeOption,
+    SamplingOption,
     ScheduleOption,
     SeedOption,
     SetOption,
@@ -58,6 +61,7 @@ def transfer(
         str | None,
         typer.Option(
             metavar="STAGE",
+            rich_help_panel=TRANSFER,
             help="partial: the last frozen stage; `fieldmark summary` lists them. Default: the "
             "middle one.",
         ),
@@ -69,6 +73,8 @@ def transfer(
     stage_lr_decay: StageLrDecayOption = None,
     unfreeze_every: UnfreezeEveryOption = None,
     norms: NormsOption = None,
+    class_weights: ClassWeightsOption = None,
+    sampling: SamplingOption = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Times each mode is shown the training pictures. Default: 10."),
@@ -117,6 +123,8 @@ def transfer(
         stage_lr_decay=stage_lr_decay,
         unfreeze_every=unfreeze_every,
         norms=norms,
+        class_weights=class_weights,
+        sampling=sampling,
         epochs=epochs,
         batch_size=batch_size,
         size=size,

@@ -82,7 +82,18 @@ def test_blank_pictures_and_far_too_few_of_a_class_are_warned_of(tmp_path: Path)
     assert warnings[0] == (
         f"WARNING: 1 picture (almost) all of one colour: {tmp_path / 'ants' / 'white.png'}."
     )
-    assert warnings[1] == "note: 21 pictures of ants and 2 of bees: 10 to 1."
+    assert warnings[-1].startswith("note: 21 pictures of ants and 2 of bees: 10 to 1. Macro F1")
+    assert "--class-weights balanced or --sampling balanced" in warnings[-1]
+
+
+def test_three_to_one_is_uneven_and_less_is_not(tmp_path: Path) -> None:
+    fill(tmp_path, number=18)
+    for i in range(6, 18):
+        (tmp_path / "bees" / f"{i}.png").unlink()
+    (note,), _ = check(tmp_path)
+    assert note.startswith("note: 18 pictures of ants and 6 of bees: 3 to 1. ")
+    (tmp_path / "ants" / "0.png").unlink()
+    assert check(tmp_path)[0] == ()
 
 
 def test_what_cannot_be_read_is_left_to_the_decoding(tmp_path: Path) -> None:

@@ -180,14 +180,22 @@ def find_class_sizes(manifest: Manifest) -> list[Finding]:
     if len(counts) == 1:
         detail = "the only class with pictures: there is nothing to tell it from"
         findings.append(Finding("class size", "", next(iter(counts)), detail=detail))
+    return findings + find_imbalance(manifest)
+
+
+def find_imbalance(manifest: Manifest, at_least: float = IMBALANCE) -> list[Finding]:
+    """The smallest class, where the largest has at least so many times as many pictures."""
+    has_parts = any(sample.part == "train" for sample in manifest.samples)
+    counts = manifest.count_by_class("train" if has_parts else None)
     largest, smallest = max(counts, key=lambda x: counts[x]), min(counts, key=lambda x: counts[x])
-    if counts[largest] >= IMBALANCE * max(1, counts[smallest]):
-        detail = (
-            f"{counts[largest]:,} pictures of {largest} and {counts[smallest]:,} of {smallest}"
-            f"{where}: {counts[largest] / max(1, counts[smallest]):.0f} to 1"
-        )
-        findings.append(Finding("class size", "", smallest, detail=detail))
-    return findings
+    ratio = counts[largest] / max(1, counts[smallest])
+    if ratio < at_least:
+        return []
+    detail = (
+        f"{counts[largest]:,} pictures of {largest} and {counts[smallest]:,} of {smallest}"
+        f"{' in train' if has_parts else ''}: {ratio:.0f} to 1"
+    )
+    return [Finding("class size", "", smallest, detail=detail)]
 
 
 def _aspect(look: Look) -> float:

@@ -35,8 +35,8 @@ OPTIONS = {
     "device cache depth group-by val-is-val strict out name recipe set help freeze-through head "
     "hidden views folds head-first stage-lr-decay unfreeze-every norms class-weights sampling",
     "transfer": "model weights modes epochs batch-size size lr optimizer schedule augment seed "
-    "device cache depth group-by out name recipe set help freeze-through head hidden views head-first "
-    "stage-lr-decay unfreeze-every norms class-weights sampling",
+    "device cache depth group-by out name recipe set help freeze-through head hidden views "
+    "head-first stage-lr-decay unfreeze-every norms class-weights sampling",
     "evaluate": "depth device batch-size out",
     "predict": "top format device batch-size",
     "summary": "classes channels size set",

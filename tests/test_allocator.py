@@ -6,10 +6,12 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
 from textwrap import dedent
 
 import pytest
 
+from fieldmark import allocator
 from fieldmark.allocator import USERS_OWN
 
 needs_glibc = pytest.mark.skipif(
@@ -67,6 +69,51 @@ def test_what_the_environment_says_is_left_alone() -> None:
     kept, without, with_it, _, _ = run_program(MALLOC_MMAP_THRESHOLD_="1000000")
     assert not kept
     assert with_it > without / 2, (without, with_it)
+
+
+def test_what_a_function_leaves_free_is_given_back_whatever_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And when it is: with nothing of it left that would hold the memory."""
+    left: list[weakref.ref[object]] = []
+    seen: list[object] = []
+
+    class Thing:
+        pass
+
+    @allocator.gives_memory_back
+    def work(fails: bool) -> int:
+        thing = Thing()
+        thing.itself = thing  # type: ignore[attr-defined]  # as networks and their hooks do
+        left.append(weakref.ref(thing))
+        if fails:
+            raise ValueError("no")
+        return 7
+
+    monkeypatch.setattr(allocator, "give_memory_back", lambda: seen.append(left[-1]()))
+    assert work(False) == 7
+    assert seen == [None]
+    with pytest.raises(ValueError, match="no"):
+        work(True)
+    assert len(seen) == 2
+
+
+def test_an_older_glibc_is_told_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Older:
+        def mallopt(self, parameter: int, value: int) -> int:
+            told.append((parameter, value))
+            return int(parameter != allocator.MMAP_THRESHOLD)
+
+    for name in USERS_OWN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(allocator, "_glibc", Older)
+    monkeypatch.setattr(allocator, "_kept", [])
+    assert allocator.keep_freed_memory()
+    assert (allocator.MMAP_MAX, 0) in told
+    assert allocator.keep_freed_memory()
+    assert len(told) == 3  # once for the process
 
 
 def test_a_runtime_on_the_cpu_keeps_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_help_has_an_example(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_can_be_put_right_is_said_without_a_trace(verb: Verb, make_pictures: Any) -> None:
     make_pictures(Path("photos"), {"cat": 10, "dog": 10})
-    words = ("--model", "resnet18", "--device", "cpu")
+    words = ("--model", "resnet18", "--device", "cpu", "--weights", "none")
     done = verb("transfer", "photos", *words, "--modes", "frozen")
     assert done.code == 2
     assert "frozen start from trained weights" in done.err

@@ -17,14 +17,16 @@ import pytest
 import torch
 
 import fieldmark
-from fieldmark import comparison
-from fieldmark.assembly import mode_runs
+from fieldmark import comparison, pretrained
+from fieldmark.assembly import mode_runs, modes
 from fieldmark.assembly.mode_runs import Comparison, is_of, num_trainable
 from fieldmark.assembly.modes import MODES
 from fieldmark.comparison import compare_modes
 from fieldmark.data.manifest import read_samples
-from fieldmark.errors import FieldmarkError, OutputError, TrainingError
+from fieldmark.errors import DownloadError, FieldmarkError, OutputError, TrainingError
 from fieldmark.evaluation.paired import mcnemar
+from fieldmark.models.official import official_weights
+from fieldmark.pretrained import Pretrained, find_pretrained
 from fieldmark.progress import Silent
 from fieldmark.recipe import Recipe, load_recipe, to_toml
 from fieldmark.rundir import RunDirectory
@@ -286,6 +288,42 @@ def test_without_weights_there_is_scratch_alone_and_that_is_said(
     assert done.advice[-1] == said.lines[0]
     _, said = compare(weights="none", model="resnet18", epochs=1)
     assert "--weights imagenet" in said.lines[0]
+
+
+def test_published_weights_are_taken_where_nobody_names_any(
+    compare: Any, trainer: Trainer, tiny_run: fieldmark.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where they cannot be had, it goes on without, and says why."""
+    asked: list[str] = []
+
+    def fetch(recipe: Recipe, progress: Any) -> Pretrained | None:
+        asked.append(recipe.model.weights)
+        if recipe.model.weights == "imagenet" and not online:
+            raise DownloadError("no way to the publisher", fix="go online")
+        if recipe.model.weights == "none":
+            return None
+        return find_pretrained(str(tiny_run.path), "resnet10", progress)
+
+    for module in (modes, comparison):
+        monkeypatch.setattr(module, "find_weights", fetch)
+    for module in (modes, pretrained):
+        monkeypatch.setattr(module, "published_weights", lambda name: official_weights("resnet18"))
+    online = True
+    _, said = compare(weights=None)
+    assert trainer.modes == list(MODES)
+    assert said.lines[0].startswith("weights imagenet: none are named, and resnet10 has these")
+    assert {recipe.model.weights for recipe in trainer.calls} == {"none", "imagenet"}
+
+    online = False
+    trainer.calls.clear()
+    done, said = compare(weights=None, epochs=1)
+    assert trainer.modes == ["scratch"]
+    assert said.lines[1].startswith("no way to the publisher")
+    assert done.advice[0].startswith("Only scratch was trained")
+
+    asked.clear()
+    compare(weights="none", epochs=2)
+    assert set(asked) == {"none"}
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,17 @@ pages (benchmarks/allocator_*.md). Kept, they are there at once.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
-from functools import cache
-from typing import Final
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Final, ParamSpec, TypeVar
 
 # Of glibc's malloc.h; see `man mallopt`.
 TRIM_THRESHOLD: Final = -1  # so many free bytes at the end of the heap go back to the kernel
 MMAP_THRESHOLD: Final = -3  # blocks of so many bytes are asked for one by one
+MMAP_MAX: Final = -4  # at most so many blocks are
 MOST: Final = 2**31 - 1  # mallopt takes a C int
 
 # With any of these the user has said how memory is to be had.
@@ -30,7 +33,11 @@ USERS_OWN: Final = (
 )
 
 
-@cache
+P = ParamSpec("P")
+T = TypeVar("T")
+_kept: list[bool] = []  # whether this process has been told, once it has been asked to
+
+
 def keep_freed_memory() -> bool:
     """Have this process keep blocks of up to 2 GB that are freed, until `give_memory_back`.
 
@@ -40,19 +47,41 @@ def keep_freed_memory() -> bool:
         Whether it was done: with glibc alone, and where no variable of the environment says how
         memory is to be had.
     """
+    if not _kept:
+        _kept.append(_tell_malloc())
+    return _kept[0]
+
+
+def _tell_malloc() -> bool:
     if any(os.environ.get(name) for name in USERS_OWN):
         return False
     libc = _glibc()
-    return libc is not None and all(
-        libc.mallopt(parameter, MOST) == 1 for parameter in (MMAP_THRESHOLD, TRIM_THRESHOLD)
-    )
+    if libc is None:
+        return False
+    # Before 2.35 glibc takes no threshold above 32 MB; there no block is asked for one by one.
+    told = libc.mallopt(MMAP_THRESHOLD, MOST) == 1 or libc.mallopt(MMAP_MAX, 0) == 1
+    return bool(told and libc.mallopt(TRIM_THRESHOLD, MOST) == 1)
 
 
 def give_memory_back() -> None:
     """Hand what is free, and was kept, to the kernel; nothing where nothing is kept."""
-    libc = _glibc() if keep_freed_memory() else None
+    libc = _glibc() if any(_kept) else None
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def gives_memory_back(work: Callable[P, T]) -> Callable[P, T]:
+    """The same function, that hands back what it leaves free, once nothing of it is left."""
+
+    @wraps(work)
+    def wrapped(*args: P.args, **words: P.kwargs) -> T:
+        try:
+            return work(*args, **words)
+        finally:
+            gc.collect()  # networks and their hooks refer to each other in circles
+            give_memory_back()
+
+    return wrapped
 
 
 @cache

@@ -12,10 +12,11 @@ from typing import Any, Unpack
 from torch import nn
 
 from fieldmark import __version__
-from fieldmark.allocator import give_memory_back
+from fieldmark.allocator import gives_memory_back
 from fieldmark.assembly.beginning import look_and_divide, open_checked
 from fieldmark.assembly.estimates import fit_budget, say_estimate, with_mode_meant
 from fieldmark.assembly.heads import (
+    check_folds,
     fit_logistic_head,
     predict_out_of_fold,
     start_from_head,
@@ -42,7 +43,7 @@ from fieldmark.assembly.pictures import (
     source_words,
 )
 from fieldmark.assembly.seen import say_shared_pictures, write_contents
-from fieldmark.assembly.trainee import prepare_trainee, whole
+from fieldmark.assembly.trainee import check_kept, prepare_trainee, whole
 from fieldmark.budget.span import parse_budget
 from fieldmark.checkpoint import load_model, save_model
 from fieldmark.data.left_out import say_left_out
@@ -103,6 +104,7 @@ class Run:
         return load(self.path, device)
 
 
+@gives_memory_back
 def train(
     source: Source | None = None,
     *,
@@ -134,7 +136,8 @@ def train(
     progress = progress or console_progress()
     epochs_given = recipe is not None or says_epochs(words, settings)
     given: dict[str, Any] = {"source": source_words(source), **words}
-    if budget is not None and recipe is None:
+    recipe = assemble(recipe, {}, {})
+    if budget is not None and recipe.mode == "auto":
         given = with_mode_meant(given, settings or {})
     recipe = assemble(recipe, given, settings or {})
 
@@ -208,12 +211,13 @@ def train(
             trainee = prepare_trainee(
                 model, data, recipe, runtime, loaders, progress, before_work=estimate
             )
+            check_folds(trainee, recipe)
             fitted = None
             if recipe.transfer.head == "logistic" and recipe.mode == "frozen":
                 result, fitted = fit_logistic_head(trainee, recipe, progress, keep)
             else:
                 result = fit(*trainee.parts, recipe, runtime, progress, keep, first)
-            if recipe.transfer.folds and trainee.frozen:
+            if trainee.frozen and recipe.transfer.folds:
                 predict_out_of_fold(run, trainee.frozen, data, recipe, runtime, fitted, progress)
     except (KeyboardInterrupt, FieldmarkError):
         if not history:
@@ -230,6 +234,7 @@ def train(
     # The figures: of the file that was kept, not of what happens to be in memory, and in float32,
     # so that they are the same wherever the file is used.
     kept, _ = load_model(run.model)
+    check_kept(kept, model, recipe)
     exact = open_runtime(str(runtime.device), "float32")
     kept = exact.place_network(kept)
 
@@ -274,7 +279,6 @@ def train(
     )
     write_evaluation(run, test or val, seed=recipe.seed)
     progress.say(f"done in {duration(seconds)}; everything is in {run.path}")
-    give_memory_back()
     return Run(
         run.path,
         recipe,
@@ -302,6 +306,7 @@ class Evaluation:
     left_out: int
 
 
+@gives_memory_back
 def evaluate(
     run: str | Path,
     source: Source | None = None,

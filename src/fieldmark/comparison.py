@@ -21,6 +21,7 @@ from fieldmark.assembly.modes import (
     choose_modes,
     part_words,
     recipe_of,
+    with_published_weights,
     without_mode,
     without_weights,
 )
@@ -71,8 +72,9 @@ def compare_modes(
 
     Args:
         source, recipe, settings, progress, words: as `train` takes them, but no mode. 10 epochs
-            where nobody says how many; without `freeze_through`, partial is frozen through the
-            middle stage. Words that mean something in some modes alone are for these.
+            where nobody says how many; the weights that are published for the network, where
+            nobody names any ("none": none); without `freeze_through`, partial is frozen through
+            the middle stage. Words that mean something in some modes alone are for these.
         modes: of scratch, frozen, partial, finetune; None takes all that are possible.
         out, name: the comparison's folder itself, or its name below `runs/`.
 
@@ -82,6 +84,7 @@ def compare_modes(
     """
     progress = progress or console_progress()
     for_all, of_some = part_words({"source": source_words(source), **words}, settings or {})
+    nobody_names_weights = recipe is None and "model.weights" not in for_all
     if recipe is None:
         for_all = {"training.epochs": EPOCHS, **for_all}
     recipe, own_stage = without_mode(assemble(recipe, {}, for_all), progress)
@@ -94,8 +97,10 @@ def compare_modes(
 
     # What would be refused in the end is refused before anything is looked at.
     runtime = open_checked(recipe)
-    chosen, of_some = choose_modes(recipe, modes, of_some, own_stage, progress)
     check_comparison_place(out, name)
+    if nobody_names_weights:
+        recipe = with_published_weights(recipe, progress)
+    chosen, of_some = choose_modes(recipe, modes, of_some, own_stage, progress)
 
     # The pictures, looked at and divided once for all modes; and what the weights say of them.
     found, source_names = find_samples(source, recipe, progress)

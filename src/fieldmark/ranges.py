@@ -88,7 +88,7 @@ NUMBERS: Final = {
 
 STORED: Final = ("frozen", "partial")  # modes whose features can be stored, in several views
 
-LINEAR_HEADS: Final = ("linear", "logistic")  # of which the classifier is all
+LINEAR_HEADS: Final = ("linear", "logistic")  # in mode frozen the classifier trains alone
 
 # Words that would be ignored are refused.
 MEANINGS: Final = (

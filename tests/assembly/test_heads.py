@@ -15,9 +15,11 @@ from sklearn.preprocessing import StandardScaler
 
 import fieldmark as fm
 from fieldmark import api
+from fieldmark.assembly import heads
 from fieldmark.assembly.heads import fit_logistic_head
 from fieldmark.assembly.trainee import prepare_trainee
 from fieldmark.errors import RecipeError, TrainingError
+from fieldmark.training.logistic import LogisticFit, fit_logistic
 from fieldmark.training.loop import fit
 from support.transfers import (
     Said,
@@ -125,11 +127,12 @@ def test_of_a_longer_head_the_last_layer_trains_alone(
     name: str, size: int, classifier: str, head: str, photos: Path, tmp_path: Path
 ) -> None:
     """As the VGG write-up's: two dense layers stay as they came, on stored features and without."""
-    weights = random_weights(tmp_path / "w.pth", name)
+    weights = random_weights(tmp_path / "w.pth", name, classes=3)  # so the last layer comes along
     words = {"model": name, "size": size, "mode": "frozen", "head": head}
     said = Said()
     run = transfer(photos, tmp_path / "run", weights, progress=said, **words)
-    assert said.line("features: ").startswith("features: 4096 numbers") or name != "timm/vgg11"
+    num_features = 4096 if name == "timm/vgg11" else 2048
+    assert said.line("features: ").startswith(f"features: {num_features} numbers")
     before, after = torch.load(weights, weights_only=True), tensors(run.path)
     changed = {key for key in after if not torch.equal(before[key], after[key])}
     assert changed == {f"{classifier}weight", f"{classifier}bias"}
@@ -138,13 +141,50 @@ def test_of_a_longer_head_the_last_layer_trains_alone(
             same_history(run, transfer(photos, tmp_path / "whole", weights, **words))
 
 
-def test_a_logistic_head_is_a_start_for_all_of_a_longer_one(photos: Path, tmp_path: Path) -> None:
+def test_a_logistic_head_is_a_start_for_all_of_a_longer_one(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[LogisticFit] = []
+
+    def note(*args: Any, **words: Any) -> LogisticFit:
+        fits.append(fit_logistic(*args, **words))
+        return fits[-1]
+
+    monkeypatch.setattr(heads, "fit_logistic", note)
     weights = random_weights(tmp_path / "w.pth", "alexnet_half")
     words = {"model": "alexnet_half", "size": 64, "mode": "finetune", "lr": 1e-3}
     said = Said()
     run = transfer(photos, tmp_path / "run", weights, head="logistic", progress=said, **words)
-    assert run.history[0].epoch == 0
+    (fitted,) = fits
+    losses = {row.strength: row.val_loss for row in fitted.table}
+    assert (run.history[0].epoch, run.history[0].val_loss) == (0, losses[fitted.strength])
     assert said.line("features: ").startswith("features: 2048 numbers")
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune"])
+def test_logistic_regression_takes_what_a_1x1_convolution_does(
+    mode: str, photos: Path, tmp_path: Path
+) -> None:
+    weights = random_weights(tmp_path / "w.pth", "resnetv2_18")
+    said = Said()
+    words = {"model": "resnetv2_18", "mode": mode, "head": "logistic", "epochs": 1}
+    run = transfer(photos, tmp_path / "run", weights, progress=said, **words)
+    assert said.line("features: ").startswith("features: 512 x 1 x 1 numbers")
+    assert run.best.val_accuracy == run.val.accuracy.value
+
+
+def test_a_hidden_layer_that_nobody_trained_does_not_stay(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    words = {"mode": "frozen", "head": "linear", "settings": {"model.options.head_hidden": 8}}
+    with pytest.raises(RecipeError, match="would stay as it was drawn") as caught:
+        transfer(photos, tmp_path / "run", tiny_run.path, **words)
+    assert "--head mlp" in str(caught.value)
+    # Where it came with the weights it is as good as any other.
+    first = transfer(photos, tmp_path / "mlp", tiny_run.path, mode="frozen", head="mlp", hidden=8)
+    run = transfer(photos, tmp_path / "run", first.path, mode="frozen", head="linear")
+    assert torch.equal(tensors(run.path)["fc.0.weight"], tensors(first.path)["fc.0.weight"])
+    assert not torch.equal(tensors(run.path)["fc.3.weight"], tensors(first.path)["fc.3.weight"])
 
 
 @pytest.mark.parametrize("head", ["linear", "logistic"])
@@ -173,6 +213,25 @@ def test_a_logistic_head_needs_stored_features(
 
 
 # Folds --------------------------------------------------------------------------------------------
+
+
+def test_folds_need_stored_features_and_that_is_said_before_any_epoch(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    said = Said()
+    words = {"mode": "frozen", "folds": 3, "progress": said}
+    with streaming(), pytest.raises(RecipeError, match="folds need stored features"):
+        transfer(photos, tmp_path / "run", tiny_run.path, **words)
+    assert not said.has("epoch  ")
+
+
+def test_folds_take_features_that_are_maps(photos: Path, tmp_path: Path) -> None:
+    weights = random_weights(tmp_path / "w.pth", "resnetv2_18")
+    words = {"model": "resnetv2_18", "mode": "frozen", "folds": 3, "epochs": 1}
+    run = transfer(photos, tmp_path / "run", weights, **words)
+    rows = (run.path / "out_of_fold.csv").read_text().splitlines()
+    num_train = (run.path / "manifest.csv").read_text().count(",train")
+    assert len(rows) == 1 + num_train > 20
 
 
 @pytest.mark.parametrize("words", [{"head": "logistic"}, {"views": 2, "augment": "light"}])
@@ -257,6 +316,20 @@ def test_what_was_frozen_for_the_head_trains_afterwards(
     before = tensors(tiny_run.path)
     assert before.keys() == ended.keys()
     assert {key for key in before if torch.equal(before[key], ended[key])} == set()
+
+
+def test_a_longer_head_keeps_its_statistics_where_norms_are_to(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Of efficientvit, whose head has a batch norm; epoch 0 is what its few epochs left."""
+    weights = random_weights(tmp_path / "w.pth", "efficientvit_m0")
+    words = {"model": "efficientvit_m0", "size": 224, "mode": "finetune", "norms": "eval"}
+    words |= {"epochs": 1, "lr": 1e-12}
+    run = transfer(photos, tmp_path / "run", weights, **words)
+    before, after = torch.load(weights, weights_only=True), tensors(run.path)
+    statistics = [key for key in after if key.endswith(("running_mean", "running_var"))]
+    assert any(key.startswith("head.") for key in statistics)
+    assert all(torch.equal(before[key], after[key]) for key in statistics)
 
 
 def test_a_training_that_ruins_its_network_leaves_the_head_it_began_with(

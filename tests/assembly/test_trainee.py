@@ -14,9 +14,12 @@ import torch
 from PIL import Image
 
 import fieldmark as fm
-from fieldmark.assembly import trainee
-from fieldmark.errors import RecipeError
+from fieldmark import api
+from fieldmark.assembly import beginning, trainee
+from fieldmark.checkpoint import load_model
+from fieldmark.errors import RecipeError, TrainingError
 from fieldmark.progress import Silent
+from fieldmark.runtime import open_runtime
 from fieldmark.training.features import compute_features
 from support.transfers import (
     Said,
@@ -271,20 +274,23 @@ def test_the_saved_file_is_the_model_that_was_judged(
 def test_before_work_is_said_only_where_there_is_work(
     photos: Path, tmp_path: Path, tiny_run: fm.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called: list[str] = []
+    called: list[bool] = []
     prepare: Callable[..., Any] = trainee.prepare_trainee
 
-    def watched(*args: Any, before_work: Callable[[], None] | None = None) -> Any:
-        return prepare(*args, before_work=lambda: called.append("work"))
+    def watched(*args: Any, before_work: Callable[[bool], None] | None = None) -> Any:
+        return prepare(*args, before_work=called.append)
 
     monkeypatch.setattr("fieldmark.api.prepare_trainee", watched)
     monkeypatch.setenv("FIELDMARK_CACHE", str(tmp_path / "cache"))
     transfer(photos, tmp_path / "1", tiny_run.path, mode="frozen", epochs=1)
-    assert called == ["work"]
+    assert called == [True]
     transfer(photos, tmp_path / "2", tiny_run.path, mode="frozen", epochs=1, seed=3)
-    assert called == ["work"]
+    assert called == [True]
     transfer(photos, tmp_path / "3", tiny_run.path, mode="frozen", epochs=1, cache="none")
-    assert called == ["work", "work"]
+    assert called == [True, True]
+    with streaming():  # its epochs are work, too
+        transfer(photos, tmp_path / "4", tiny_run.path, mode="frozen", epochs=1)
+    assert called == [True, True, False]
 
 
 def test_a_stage_that_there_is_not_is_no_reason_to_stream(
@@ -293,3 +299,44 @@ def test_a_stage_that_there_is_not_is_no_reason_to_stream(
     with pytest.raises(RecipeError, match="layer2"):
         transfer(photos, tmp_path / "run", tiny_run.path, mode="partial", freeze_through="layer22")
     assert not (tmp_path / "run").exists()
+
+
+# The file that was kept ---------------------------------------------------------------------------
+
+
+def test_a_kept_file_whose_frozen_part_is_another_is_found_out(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(file: Path) -> Any:
+        model, info = load_model(file)
+        with torch.no_grad():
+            next(model.parameters())[0, 0, 0, 0] += 1e-7
+        return model, info
+
+    monkeypatch.setattr(api, "load_model", spoil)
+    with pytest.raises(TrainingError, match="changed in training, although frozen"):
+        transfer(photos, tmp_path / "run", tiny_run.path, mode="frozen")
+
+
+@pytest.mark.usefixtures("own_store")
+def test_features_are_in_16_bits_for_those_alone_who_ask_for_it(
+    photos: Path, tmp_path: Path, tiny_run: fm.Run
+) -> None:
+    """Then the kept model is judged on pictures, in float32."""
+    makers: list[trainee.FeatureMaker] = []
+    make = trainee.feature_maker
+
+    def note(*args: Any) -> trainee.FeatureMaker:
+        makers.append(make(*args))
+        return makers[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainee, "feature_maker", note)
+        half = open_runtime("cpu", "bfloat16")
+        patch.setattr(beginning, "open_runtime", lambda *_: half)
+        for precision, wanted in (("auto", None), ("bfloat16", torch.bfloat16)):
+            with counting() as shown:
+                words = {"mode": "frozen", "epochs": 1, "settings": {"precision": precision}}
+                transfer(photos, tmp_path / precision, tiny_run.path, **words)
+            assert makers[-1].runtime.half is wanted
+            assert ("features of test" in shown.of) == (wanted is None)

@@ -60,10 +60,12 @@ def tensors(model: Path) -> dict[str, Tensor]:
     return load_file(model / "model.safetensors" if model.is_dir() else model)
 
 
-def random_weights(file: Path, name: str, channels: int = 3, **options: Any) -> Path:
+def random_weights(
+    file: Path, name: str, channels: int = 3, classes: int = 5, **options: Any
+) -> Path:
     """A file of weights as they are drawn; its batch norms have statistics that do something."""
     torch.manual_seed(0)
-    network = create_model(name, 5, channels, **options)
+    network = create_model(name, classes, channels, **options)
     for key, buffer in network.named_buffers():
         if key.endswith("running_mean"):
             buffer.normal_(0, 0.1)

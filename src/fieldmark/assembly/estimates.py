@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from fieldmark.assembly.heads import HEAD_FIRST_VIEWS
 from fieldmark.assembly.network import build_network, only_size_px, settle_for
 from fieldmark.budget.choose import BudgetFacts, choose_within
 from fieldmark.budget.costs import Candidate, ModeEstimate, estimate_line
@@ -28,18 +29,28 @@ WORTH_AN_ESTIMATE: Final = 100e6
 
 
 def say_estimate(
-    model: nn.Module, manifest: Manifest, recipe: Recipe, runtime: Runtime, progress: Progress
+    model: nn.Module,
+    manifest: Manifest,
+    recipe: Recipe,
+    runtime: Runtime,
+    progress: Progress,
+    stores: bool = True,
 ) -> None:
-    """Time and memory of a training, from a probe of a few seconds; nothing for a short one."""
+    """Time and memory of a training, from a probe of a few seconds; nothing for a short one.
+
+    Args:
+        stores: where something is frozen, its features are stored; else it runs in every epoch.
+    """
     size_px = recipe.data.size
     assert isinstance(size_px, int), "the recipe was not settled"
     views = recipe.transfer.views
-    times_shown = max(1, int(views)) if recipe.mode in STORED else recipe.training.epochs
+    is_stored = stores and recipe.mode in STORED
+    times_shown = max(1, int(views)) if is_stored else recipe.training.epochs
     num_shown = len(manifest.of_part("train")) * times_shown
     if num_shown * size_px**2 < WORTH_AN_ESTIMATE:
         return
     with progress.task("estimating", None):
-        estimate = _probe(model, manifest, recipe, runtime)
+        estimate = _probe(model, manifest, recipe, runtime, stores=stores)
     if runtime.device.type == "cuda":  # the peak of what follows is the training's
         torch.cuda.reset_peak_memory_stats(runtime.device)
     progress.say(f"estimate: {estimate_line(estimate, recipe.training.epochs)}")
@@ -48,10 +59,12 @@ def say_estimate(
 def with_mode_meant(words: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """These words with the mode that one of them means, where a budget would choose it: stored
     views and folds there are in mode frozen."""
-    means_frozen = any(
-        words.get(word) or settings.get(WORDS[word]) not in (None, "auto", 0)
+    said = [
+        found
         for word in ("views", "folds")
-    )
+        for found in (words.get(word), settings.get(WORDS[word]))
+    ]
+    means_frozen = any(value not in (None, "auto", 0) for value in said)
     is_open = words.get("mode") in (None, "auto") and settings.get("mode", "auto") == "auto"
     return {**words, "mode": "frozen"} if means_frozen and is_open else dict(words)
 
@@ -77,9 +90,7 @@ def fit_budget(
     """
     trained = weights is not None
     mode = None if asked.mode == "auto" else asked.mode
-    if mode is None and asked.transfer.folds:
-        mode = "frozen"  # what these words have a meaning in
-    elif mode is None and _only_for_all_weights(asked.transfer):
+    if mode is None and _only_for_all_weights(asked.transfer):
         mode = "finetune"
     open_mode = {"mode": "frozen"} if trained and mode is None else {}
     usual = settle_for(recipe.with_settings(open_mode), manifest)[0]
@@ -122,7 +133,13 @@ def _only_for_all_weights(transfer: TransferRecipe) -> bool:
     return bool(is_asked) or transfer.head_first is True
 
 
-def _probe(model: nn.Module, manifest: Manifest, recipe: Recipe, runtime: Runtime) -> ModeEstimate:
+def _probe(
+    model: nn.Module, manifest: Manifest, recipe: Recipe, runtime: Runtime, *, stores: bool = True
+) -> ModeEstimate:
+    views = recipe.transfer.views
+    assert isinstance(views, int), "the recipe was not settled"
+    if recipe.mode not in STORED:  # features are made for the head that comes first
+        views = HEAD_FIRST_VIEWS if recipe.augment.preset != "none" else 0
     return probe_mode(
         model,
         recipe,
@@ -130,5 +147,6 @@ def _probe(model: nn.Module, manifest: Manifest, recipe: Recipe, runtime: Runtim
         len(manifest.of_part("train")),
         len(manifest.of_part("val")),
         len(manifest.class_names),
-        features=recipe.mode in STORED or recipe.transfer.head_first is True,
+        features=stores and (recipe.mode in STORED or recipe.transfer.head_first is True),
+        views=views,
     )

@@ -3,6 +3,7 @@ of a fine-tuning, and fold by fold."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,13 +62,7 @@ def fit_logistic_head(
     stages = frozen_stages(network, recipe)
     before = fingerprints(model, network, stages)
     if not _takes_regression(frozen, network, recipe):
-        shape = " x ".join(map(str, frozen.train.shape))
-        raise RecipeError(
-            f"the end of {network.name} is not one linear layer, with biases, on pooled features",
-            given=f"transfer.head = logistic, features of {shape} numbers",
-            valid="networks such as resnet18 or mobilenetv2_100",
-            fix="take --head own",
-        )
+        raise _no_regression(network, frozen)
     with progress.task("logistic regression", None):
         fitted = _fit_on(frozen, trainee, recipe)
     set_classifier(network, fitted.weight_kd, fitted.bias_k)
@@ -81,6 +76,16 @@ def fit_logistic_head(
     progress.say(epoch_line([row], 1, is_best=True))
     check_unchanged(before, fingerprints(model, network, stages))
     return FitResult([row], row), fitted
+
+
+def check_folds(trainee: Trainee, recipe: Recipe) -> None:
+    """Raise RecipeError, before any epoch, where folds are asked for and nothing is stored."""
+    if recipe.transfer.folds and trainee.frozen is None:
+        raise RecipeError(
+            "folds need stored features, and the frozen part runs in every epoch",
+            given=f"transfer.folds = {recipe.transfer.folds}",
+            fix="leave --folds out, or make room for the features (fieldmark cache)",
+        )
 
 
 def without_needless_head(
@@ -137,7 +142,7 @@ def start_from_head(
     head_recipe = replace(
         recipe,
         mode="frozen",
-        transfer=replace(transfer, norms="train"),
+        transfer=replace(transfer, norms=recipe.transfer.norms),
         training=replace(recipe.training, freeze_through=""),
     )
     trained = [parameter.requires_grad for parameter in model.parameters()]
@@ -149,6 +154,8 @@ def start_from_head(
         fitted = _fit_on(trainee.frozen, trainee, recipe)
         set_classifier(as_network(model), fitted.weight_kd, fitted.bias_k)
         row = _row_of(fitted, trainee, trainee.frozen, 0, started)
+    elif recipe.transfer.head == "logistic":
+        raise _no_regression(as_network(model), trainee.frozen)
     else:
         row = replace(_train_head(trainee, head_recipe, runtime), epoch=0, lr=0.0)
     for parameter, trains in zip(model.parameters(), trained, strict=True):
@@ -188,8 +195,8 @@ def predict_out_of_fold(
     counts_k = torch.bincount(labels_n, minlength=len(data.manifest.class_names))
     with progress.task(f"{recipe.transfer.folds} folds", None):
         found = out_of_fold(
-            frozen.train.values,
-            exact.values[:, 0],
+            frozen.train.values.flatten(2),
+            exact.values[:, 0].flatten(1),
             data.train.samples,
             data.manifest.class_names,
             recipe.transfer.folds,
@@ -221,8 +228,18 @@ def _takes_regression(frozen: FrozenPart, network: Network, recipe: Recipe) -> b
     return (
         layer is not None
         and layer.bias is not None
-        and len(frozen.train.shape) == 1
+        and math.prod(frozen.train.shape[1:]) == 1  # or a convolution sees several places
         and frozen_stages(network, recipe) == tuple(parts_of(network))[:-1]
+    )
+
+
+def _no_regression(network: Network, frozen: FrozenPart) -> RecipeError:
+    shape = " x ".join(map(str, frozen.train.shape))
+    return RecipeError(
+        f"the end of {network.name} is not one linear layer, with biases, on pooled features",
+        given=f"transfer.head = logistic, features of {shape} numbers",
+        valid="networks such as resnet18 or mobilenetv2_100",
+        fix="take --head own",
     )
 
 
@@ -231,10 +248,10 @@ def _fit_on(frozen: FrozenPart, trainee: Trainee, recipe: Recipe) -> LogisticFit
     labels_m = torch.cat([batch.labels_b.cpu() for batch in trainee.val])
     counts_k = torch.bincount(trainee.train.labels_n, minlength=network.num_classes)
     return fit_logistic(
-        frozen.train.values,
+        frozen.train.values.flatten(2),
         trainee.train.labels_n,
         network.num_classes,
-        val_features_md=frozen.val.values[:, 0],
+        val_features_md=frozen.val.values[:, 0].flatten(1),
         val_labels_m=labels_m,
         class_weights=class_weights(recipe.training, counts_k),
     )
@@ -245,7 +262,7 @@ def _row_of(
 ) -> EpochRow:
     """The figures of a logistic head."""
     chosen = next(row for row in fitted.table if row.strength == fitted.strength)
-    views_nvd, labels_n = frozen.train.values, trainee.train.labels_n
+    views_nvd, labels_n = frozen.train.values.flatten(2), trainee.train.labels_n
     said_m = fitted.logits(views_nvd.flatten(0, 1)).argmax(1)
     right_m = said_m == labels_n.repeat_interleave(views_nvd.shape[1])
     return EpochRow(

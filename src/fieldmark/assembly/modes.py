@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from fieldmark.errors import RecipeError, check_choice
+from fieldmark.assembly.network import find_weights
+from fieldmark.errors import DownloadError, RecipeError, check_choice
 from fieldmark.models.contract import Network
 from fieldmark.models.registry import sketch
 from fieldmark.pretrained import published_weights
@@ -32,6 +33,28 @@ def without_mode(recipe: Recipe, progress: Progress) -> tuple[Recipe, str]:
     stage = recipe.training.freeze_through
     open_recipe = replace(recipe, mode="auto", training=replace(recipe.training, freeze_through=""))
     return open_recipe, stage
+
+
+def with_published_weights(recipe: Recipe, progress: Progress) -> Recipe:
+    """The recipe with the weights that are published for its network, as most modes need some;
+    where there are none or they cannot be had now, as it is.
+
+    Raises:
+        FieldmarkError: no such network, or its weights' file is damaged.
+    """
+    name = recipe.model.name
+    if not published_weights(name):
+        return recipe
+    named = replace(recipe, model=replace(recipe.model, weights="imagenet"))
+    progress.say(
+        f"weights imagenet: none are named, and {name} has these (--weights none: without)"
+    )
+    try:
+        find_weights(named, progress)
+    except DownloadError as error:
+        progress.say(str(error))
+        return recipe
+    return named
 
 
 def choose_modes(

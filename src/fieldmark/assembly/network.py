@@ -112,6 +112,14 @@ def inherit(recipe: Recipe, weights: Pretrained | None) -> tuple[Recipe, list[st
         return recipe, [f"{tag}, in the network's name, loads no weights: add --weights {tag}"]
     said = []
     options = {**weights.options, **recipe.model.options}
+    hidden = options.get("head_hidden", 0)
+    if recipe.transfer.head in LINEAR_HEADS and hidden != weights.options.get("head_hidden", 0):
+        raise RecipeError(
+            "the hidden layer of the head would stay as it was drawn",
+            given=f"head_hidden = {hidden}, which the weights do not have, and transfer.head = "
+            f"{recipe.transfer.head}, for which the last layer trains alone",
+            fix="take --head mlp, or leave head_hidden out",
+        )
     if options != recipe.model.options:
         changed = [word for word in options if word not in recipe.model.options]
         said.append(f"options {', '.join(changed)}: of the network the weights were trained in")

@@ -29,7 +29,7 @@ from fieldmark.runtime import Runtime
 from fieldmark.training.batches import EvalBatches, TrainBatches
 from fieldmark.training.feature_loader import FeatureEvalLoader, FeatureTrainLoader
 from fieldmark.training.features import compute_features
-from fieldmark.training.freeze import frozen_stages, stage_tensors
+from fieldmark.training.freeze import check_unchanged, fingerprints, frozen_stages, stage_tensors
 
 NUM_EXAMPLES = 8  # pictures on which the fastest form of a frozen part is tried
 
@@ -71,21 +71,18 @@ class FrozenPart:
     def judge(
         self, kept: nn.Module, store: PixelStore, runtime: Runtime
     ) -> tuple[nn.Module, EvalBatches | None]:
-        """A network that has the same frozen part, and a store's pictures, for `evaluate_store`:
-        its upper part and their features, so that those of a second run are not computed again.
+        """For `evaluate_store`, of a network with the same frozen part (`check_kept`): its upper
+        part and the features of a store's pictures. A second run computes none.
 
         Args:
             kept: the network, on the runtime's device.
             runtime: of float32.
 
         Returns:
-            The network itself and None where its frozen part is another, or where the features
-            are rounded, or cannot be kept.
+            The network itself and None where the features are rounded, or cannot be kept.
         """
         maker = self.maker
-        stages = frozen_stages(as_network(kept), maker.recipe)
-        digest = weights_digest(stage_tensors(kept, as_network(kept), stages))
-        if digest != maker.weights or maker.runtime.half is not None:
+        if maker.runtime.half is not None:
             return kept, None
         try:
             is_val = store is maker.data.val
@@ -94,7 +91,18 @@ class FrozenPart:
             return kept, None
         labels, batch_size = maker.data.labels(store), maker.recipe.training.batch_size
         batches = FeatureEvalLoader(features, labels, runtime, batch_size=batch_size)
-        return Upper(kept, maker.cut.upper.way), batches
+        upper = Upper(kept, maker.cut.upper.way)
+        upper.spares_features = maker.cut.upper.spares_features
+        return upper, batches
+
+
+def check_kept(kept: nn.Module, model: nn.Module, recipe: Recipe) -> None:
+    """Raise TrainingError unless what was frozen in `model` is the same, to the bit, in the
+    network that was kept in a file."""
+    stages = frozen_stages(as_network(model), recipe)
+    check_unchanged(
+        fingerprints(model, as_network(model), stages), fingerprints(kept, as_network(kept), stages)
+    )
 
 
 def whole(module: nn.Module) -> nn.Module:
@@ -110,14 +118,15 @@ def prepare_trainee(
     loaders: tuple[TrainLoader, EvalLoader],
     progress: Progress,
     *,
-    before_work: Callable[[], None] | None = None,
+    before_work: Callable[[bool], None] | None = None,
 ) -> Trainee:
     """Run what is frozen once, and train on what it gave; where that cannot be, say so.
 
     Args:
         model: on the device.
         loaders: of the pictures.
-        before_work: called first, unless an earlier run has left nothing to compute.
+        before_work: called first, with whether features are stored, unless an earlier run has left
+            nothing to compute.
 
     Raises:
         FieldmarkError: as `compute_features`.
@@ -128,11 +137,13 @@ def prepare_trainee(
     try:
         maker = feature_maker(model, data, recipe, runtime, val_loader, progress)
         if before_work and not maker.has_train(data.train):
-            before_work()
+            before_work(True)
         train = maker.of_train(data.train)
         val = maker.exact(data.val, "features of val")
     except (ModelError, OutputError, RecipeError) as error:
         progress.say(f"{error.problem}: the frozen part runs in every epoch")
+        if before_work:
+            before_work(False)
         return Trainee(model, *loaders)
     maker.say(train, val)
     words = {"batch_size": recipe.training.batch_size}
@@ -176,7 +187,9 @@ def feature_maker(
         architecture=without_head_options(network.architecture),
         data=data,
         recipe=recipe,
-        runtime=runtime,
+        # In 16 bits features differ by several hundredths (benchmarks/frozen_forms.py), and they
+        # are made once: only who asks for it gets that.
+        runtime=runtime if recipe.precision != "auto" else Runtime(runtime.device),
         progress=progress,
     )
 
@@ -261,7 +274,8 @@ class FeatureMaker:
             pixels=store.form,
             preprocess=self.data.preprocess,
             augment=augment,
-            inference=f"{self.lower.num_folded} norms folded, {half or 'float32'}, "
+            inference=f"{self.lower.num_folded} norms folded, "
+            f"{'channels last' if self.lower.channels_last else 'as it is'}, {half or 'float32'}, "
             f"{self.runtime.device.type}",
         )
 

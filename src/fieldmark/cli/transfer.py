@@ -41,8 +41,8 @@ from fieldmark.progress import console_progress
 from fieldmark.recipe import parse_setting
 
 EXAMPLE = example(
-    "fieldmark transfer photos/ --model resnet18 --weights imagenet",
-    "fieldmark transfer photos/ --weights imagenet --modes frozen,finetune --epochs 20",
+    "fieldmark transfer photos/ --model resnet18",
+    "fieldmark transfer photos/ --weights runs/x --modes frozen,finetune --epochs 20",
 )
 
 
@@ -100,6 +100,7 @@ def transfer(
 ) -> None:
     """Train in every mode on the same pictures; say which to go on with.
 
+    Without --weights it takes those that are published for the network.
     Each mode is an ordinary run. Repeated after Ctrl-C, the same command goes on.
     """
     from fieldmark.comparison import compare_modes

@@ -63,6 +63,7 @@ def probe_mode(
     *,
     steps: int = 20,
     features: bool,
+    views: int | None = None,
 ) -> ModeEstimate:
     """What training `model` by `recipe` would cost on the runtime's device.
 
@@ -85,6 +86,8 @@ def probe_mode(
         features: what is frozen runs once for each picture and view, before the first epoch: for
             all of the training in modes frozen and partial, for the head that comes first in mode
             finetune. Where the network cannot be cut, it runs whole in every epoch all the same.
+        views: augmented ones of each training picture, then; 0: the picture as it is; None: the
+            recipe's own.
 
     Raises:
         TrainingError: there is not enough memory for a step.
@@ -102,7 +105,9 @@ def probe_mode(
         if device.type == "cpu":
             probe.take_fewer_pictures()
         if features:
-            probe.store_features(num_train, num_val, steps)
+            own = recipe.transfer.views if views is None else views
+            assert isinstance(own, int), "the recipe was not settled"
+            probe.store_features(num_train, num_val, own, steps)
         reckoned = probe.first_step()
         step = _median(probe.step, steps, LIMIT_SECONDS, device)
         probe.model.eval()
@@ -172,10 +177,8 @@ class _Probe:
         self.num = min(self.num, max(FEWEST_PICTURES, affordable))
         self.inputs, self.labels_b = self.inputs[: self.num], self.labels_b[: self.num]
 
-    def store_features(self, num_train: int, num_val: int, steps: int) -> None:
+    def store_features(self, num_train: int, num_val: int, views: int, steps: int) -> None:
         """Measure the part that need run but once; above it the steps go on with its features."""
-        views = self.recipe.transfer.views
-        assert isinstance(views, int), "the recipe was not settled"
         cut = self._cut()
         if cut is None:
             return

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import psutil
 import torch
 
+from fieldmark.allocator import give_memory_back
 from fieldmark.data.pixels.build import Keep
 from fieldmark.data.pixels.cache import PixelCache
 from fieldmark.errors import RecipeError
@@ -131,6 +132,7 @@ def _check(
 
 def free_memory() -> int:
     """Bytes that are free, within what a container or batch system allows."""
+    give_memory_back()  # else what this process keeps, and does not need, counts as taken
     available: int = psutil.virtual_memory().available
     try:  # Linux' control groups, version 2; psutil knows the whole machine only
         limit = (_CGROUP / "memory.max").read_text().strip()

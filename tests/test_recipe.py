@@ -396,7 +396,7 @@ def test_words_that_contradict_each_other_are_told_so() -> None:
         Recipe(optimizer=OptimizerRecipe(nesterov=True, momentum=0.0))
     with pytest.raises(RecipeError, match="how far the network is frozen") as caught:
         Recipe(mode="partial")
-    assert "--freeze-through layer2" in str(caught.value)
+    assert "--freeze-through STAGE" in str(caught.value)
     Recipe(mode="partial", training=TrainingRecipe(freeze_through="layer2"))
 
 

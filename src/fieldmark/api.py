@@ -76,7 +76,7 @@ from fieldmark.runtime import (
     translate_out_of_memory,
 )
 from fieldmark.training.history import EpochRow, rank
-from fieldmark.training.loop import fit, freeze_for
+from fieldmark.training.loop import fit, freeze_for, parameters_line
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def train(
     model = runtime.place_network(model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     progress.say(
-        f"{recipe.model.name}, {num_parameters / 1e6:.1f} M parameters, on {runtime.device}; "
+        f"{recipe.model.name}, {parameters_line(model)}, on {runtime.device}; "
         f"{counted(len(train_loader), 'step')} an epoch; run {run.path}"
     )
     history: list[EpochRow] = []

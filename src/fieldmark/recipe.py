@@ -238,7 +238,8 @@ def check_ranges(recipe: Recipe) -> None:
         raise RecipeError(
             "mode partial needs to know how far the network is frozen",
             given="mode = partial, no training.freeze_through",
-            fix="add --freeze-through layer2 (`fieldmark summary MODEL` lists the stages)",
+            fix="add --freeze-through STAGE; `fieldmark summary MODEL` lists them, of resnet18 "
+            "such as layer2",
         )
     for meaning in MEANINGS:
         check_meaning(_value(recipe, meaning.word), mode_of(recipe), meaning)

@@ -113,7 +113,7 @@ def test_the_saved_logistic_head_is_that_of_scikit_learn(
 
     assert len(run.history) == 1
     assert run.best.val_accuracy == run.val.accuracy.value
-    assert "of 10 tried, by validation; one answer" in said.line("logistic regression: ")
+    assert "is the best of 10 by validation loss; one answer" in said.line("logistic regression: ")
     rows = (run.path / "history.csv").read_text().splitlines()
     assert len(rows) == 2
 

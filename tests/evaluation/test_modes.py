@@ -117,6 +117,19 @@ def test_a_quicker_mode_is_named_where_nothing_shows_it_worse() -> None:
     assert said[-1] == quicker
 
 
+def test_a_mode_that_improved_on_nothing_says_what_it_kept() -> None:
+    wrong = {"frozen": range(5), "partial": range(3, 7), "finetune": range(3, 7)}
+    words = {
+        "frozen": {"kept_epoch": 3},
+        "partial": {"kept_epoch": 0, "val_accuracy": 0.95},
+        "finetune": {"kept_epoch": 0, "val_accuracy": 0.96},
+    }
+    said = advise(compared(wrong, 100, **words))
+    assert said[1].startswith("finetune and partial kept the head that came first (epoch 0)")
+    moved = {mode: {**each, "kept_epoch": 2} for mode, each in words.items()}
+    assert not any("epoch 0" in line for line in advise(compared(wrong, 100, **moved)))
+
+
 def test_one_mode_alone_and_none() -> None:
     alone = compared({"scratch": range(3)}, 20)
     assert advise(alone) == ("Only scratch was trained: there is nothing to compare it with.",)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fieldmark.errors import ModelError
 from fieldmark.training import logistic
-from fieldmark.training.history import EpochRow, rank
 from fieldmark.training.logistic import LogisticFit, fit_logistic
 
 few = settings(max_examples=15, deadline=None)
@@ -131,7 +130,7 @@ def test_views_are_rows_and_a_picture_counts_once() -> None:
     torch.testing.assert_close(once.weight_kd, often.weight_kd, atol=1e-4, rtol=1e-3)
 
 
-def test_the_strength_is_chosen_as_the_best_epoch_is() -> None:
+def test_the_strength_is_chosen_by_the_loss_on_validation() -> None:
     features_nd, labels_n = made(90, 40, 3)
     fitted = fit_logistic(
         features_nd[:60],
@@ -144,10 +143,7 @@ def test_the_strength_is_chosen_as_the_best_epoch_is() -> None:
     losses = [row.train_loss for row in fitted.table]
     assert losses == sorted(losses, reverse=True), "the weaker the strength, the closer the fit"
 
-    def as_epoch(row: logistic.StrengthRow) -> tuple[float, float]:
-        return rank(EpochRow(1, 0, 0, row.val_loss, row.val_accuracy, 0, 0))
-
-    best = max(fitted.table, key=as_epoch)
+    best = min(fitted.table, key=lambda row: row.val_loss)
     assert fitted.strength == best.strength
     logits_mk = fitted.logits(features_nd[60:])
     loss = float(torch.nn.functional.cross_entropy(logits_mk, labels_n[60:]))
@@ -157,6 +153,24 @@ def test_the_strength_is_chosen_as_the_best_epoch_is() -> None:
     torch.testing.assert_close(
         shares(alone, features_nd), shares(fitted, features_nd), atol=1e-3, rtol=0
     )
+
+
+def test_a_lucky_accuracy_on_few_pictures_does_not_choose() -> None:
+    """Of a dozen pictures a fit hardly better than chance may have one more right than a good one."""
+    num_lucky = 0
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        labels_n = torch.arange(72) % 2
+        features_nd = torch.randn(72, 30, generator=generator)
+        features_nd[:, 0] += 2 * labels_n
+        few = {"val_features_md": features_nd[60:], "val_labels_m": labels_n[60:]}
+        table = fit_logistic(features_nd[:60], labels_n[:60], 2, **few).table
+        chosen = fit_logistic(features_nd[:60], labels_n[:60], 2, **few).strength
+        losses = {row.strength: row.val_loss for row in table}
+        lucky = max(table, key=lambda row: row.val_accuracy)
+        assert losses[chosen] == min(losses.values())
+        num_lucky += lucky.val_loss > 1.2 * losses[chosen]
+    assert num_lucky > 0, "nothing was tested"
 
 
 def test_inner_folds_judge_each_picture_by_a_fit_without_it() -> None:

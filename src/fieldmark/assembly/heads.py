@@ -18,7 +18,7 @@ from fieldmark.data.pixels.store import PixelStore
 from fieldmark.data.prepare import PreparedData, decode_exactly
 from fieldmark.data.views import EXACT
 from fieldmark.errors import RecipeError
-from fieldmark.evaluation.metrics import wilson
+from fieldmark.evaluation.metrics import evaluate_logits
 from fieldmark.evaluation.tables import csv_text
 from fieldmark.files import write_text
 from fieldmark.models.contract import Network, as_network
@@ -68,8 +68,8 @@ def fit_logistic_head(
     set_classifier(network, fitted.weight_kd, fitted.bias_k)
     row = _row_of(fitted, trainee, frozen, 1, started)
     progress.say(
-        f"logistic regression: strength {fitted.strength:.2g} of {len(fitted.table)} tried, by "
-        "validation; one answer, so epochs, optimizer and learning rate play no part"
+        f"logistic regression: strength {fitted.strength:.2g} is the best of {len(fitted.table)} "
+        "by validation loss; one answer, so epochs, optimizer and learning rate play no part"
     )
     progress.say(EPOCH_HEADER)
     keep(model, row, True)
@@ -205,12 +205,13 @@ def predict_out_of_fold(
             class_weights=class_weights(recipe.training, counts_k),
         )
     write_text(run.out_of_fold, csv_text([found.header, *found.rows()]))
-    num_right = int((found.probabilities_nk.argmax(1) == labels_n).sum())
-    estimate = wilson(num_right, len(labels_n))
+    logits_nk = found.probabilities_nk.clamp_min(1e-30).log().numpy()
+    metrics = evaluate_logits(logits_nk, labels_n.numpy(), data.manifest.class_names)
+    estimate = metrics.accuracy
     progress.say(
         f"out of fold ({recipe.transfer.folds} folds, logistic regression): accuracy "
-        f"{estimate.value:.3f}, 95 % interval {estimate.low:.3f}-{estimate.high:.3f}, "
-        f"{estimate.n:,} training pictures; {run.out_of_fold}"
+        f"{estimate.value:.3f}, 95 % interval {estimate.low:.3f}-{estimate.high:.3f}, macro F1 "
+        f"{metrics.macro_f1:.3f}, {estimate.n:,} training pictures; {run.out_of_fold}"
     )
     return found
 

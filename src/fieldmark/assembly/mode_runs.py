@@ -169,6 +169,7 @@ def read_result(mode: str, run: RunDirectory, peak_bytes: int | None) -> ModeRes
         seconds=document["seconds"],
         num_trainable=num_trainable(run),
         peak_bytes=peak_bytes,
+        kept_epoch=document["best_epoch"]["epoch"],
     )
 
 

@@ -43,6 +43,7 @@ class ModeResult:
         seconds: the whole run; pictures that another mode has decoded already are not counted.
         num_trainable: parameters that trained.
         peak_bytes: memory at its fullest; None where nobody looked.
+        kept_epoch: the epoch whose weights were kept; 0 is the head that came first.
         paired: this mode beside the best one; None for the best itself.
     """
 
@@ -56,6 +57,7 @@ class ModeResult:
     seconds: float = 0.0
     num_trainable: int = 0
     peak_bytes: int | None = None
+    kept_epoch: int | None = None
     paired: Paired | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +104,12 @@ def advise(results: Sequence[ModeResult]) -> tuple[str, ...]:
     if not others:
         return (f"Only {best.mode} was trained: there is nothing to compare it with.",)
     said = [_why(best, others)]
+    if unmoved := [r.mode for r in (best, *others) if r.kept_epoch == 0]:
+        said.append(
+            f"{_and(unmoved)} kept the head that came first (epoch 0): training more of the "
+            "network improved nothing on validation, so what was kept is a frozen network. More "
+            "epochs or a lower --lr may change that."
+        )
     adjusted = holm([r.paired.p_value for r in others if r.paired])
     shown = [r for r, p in zip(others, adjusted, strict=True) if p < SIGNIFICANT]
     open_ones = [r for r in others if r not in shown]
@@ -184,7 +192,7 @@ def comparison_csv(results: Sequence[ModeResult]) -> str:
         *("mode", "run", "best", "test_accuracy", "test_low", "test_high", "num_test"),
         *("val_accuracy", "val_loss", "difference", "difference_low", "difference_high"),
         *("only_this", "only_best", "p_value", "seconds", "trainable_parameters"),
-        *("peak_memory_bytes", "failed"),
+        *("peak_memory_bytes", "kept_epoch", "failed"),
     ]
     best = best_of(results)
     rows: list[list[object]] = []
@@ -198,5 +206,6 @@ def comparison_csv(results: Sequence[ModeResult]) -> str:
         row += [p.difference, p.low, p.high] if p else [""] * 3
         row += [p.num_a_only, p.num_b_only, p.p_value] if p else [""] * 3
         row += [f"{r.seconds:.1f}", r.num_trainable]
-        rows.append([*row, "" if r.peak_bytes is None else r.peak_bytes, ""])
+        row += ["" if each is None else each for each in (r.peak_bytes, r.kept_epoch)]
+        rows.append([*row, ""])
     return csv_text([header, *rows])

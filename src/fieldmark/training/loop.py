@@ -181,6 +181,14 @@ def freeze_for(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
     return stages
 
 
+def parameters_line(model: nn.Module) -> str:
+    """`2.2 M parameters`, and how many of them train where that is not all, for people."""
+    of_all = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    few = f"{trained:,}" if trained < 100_000 else f"{trained / 1e6:.1f} M"
+    return f"{of_all / 1e6:.1f} M parameters" + (f", {few} of them train" * (trained < of_all))
+
+
 def check_batch_size(model: nn.Module, batch_size: int) -> None:
     """Raise RecipeError where batch norm would have to learn from single pictures."""
     norms_train = any(

@@ -156,7 +156,7 @@ def test_the_strength_is_chosen_by_the_loss_on_validation() -> None:
 
 
 def test_a_lucky_accuracy_on_few_pictures_does_not_choose() -> None:
-    """Of a dozen pictures a fit hardly better than chance may have one more right than a good one."""
+    """Of a dozen pictures a fit hardly above chance may have one more right than a good one."""
     num_lucky = 0
     for seed in range(10):
         generator = torch.Generator().manual_seed(seed)

@@ -1,20 +1,21 @@
 """Which form of a frozen network makes features fastest, and how far they are from the plain ones.
 
-    python benchmarks/frozen_forms.py [--threads 2] [--batch 32] [--size 224] [--rounds 5] [--cpu]
-        [NAME...]
+    python benchmarks/frozen_forms.py [--threads 2] [--batch 32] [--size 224] [--rounds 5]
+        [--out benchmarks/frozen_forms_HARDWARE_DATE.md] [NAME...]
 
 Forms of everything below the head, in one process and alternately: as it is; with channels last;
 with batch norms folded as well (`models.fold`); that, traced, frozen and optimized by TorchScript;
-that under autocast to bfloat16. Best of the rounds, and its ratio to the first; --cpu counts the
-process's own seconds, for machines that others use too (with one thread). Weights are random
-but for timm's mobilenetv2_100, whose file lies in ../shared/data/weights; batch norms of the others
-get their statistics from random pictures, so that features are of a usual size.
+that under autocast to bfloat16. Medians of the rounds, and their ratio to the first; the process
+keeps freed memory, as Fieldmark's do. Weights are random but for timm's mobilenetv2_100, whose file
+lies in ../shared/data/weights; batch norms of the others get their statistics from random pictures,
+so that features are of a usual size.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from fieldmark.models.contract import as_network
 from fieldmark.models.cut import cut_network
 from fieldmark.models.fold import InferenceForm, difference_of, inference_form
 from fieldmark.models.registry import create_model
+from fieldmark.runtime import describe_machine, open_runtime
 
 WEIGHTS = Path(__file__).parents[2] / "shared/data/weights/mobilenetv2_100_imagenet.safetensors"
 
@@ -84,43 +86,57 @@ def forms(model: nn.Module, example_bchw: Tensor) -> dict[str, Callable[[Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=["resnet18", "resnet50", "mobilenetv2_100"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--out", type=Path)
     words = parser.parse_args()
-    clock = time.process_time if words.cpu else time.perf_counter
     torch.set_num_threads(words.threads)
-    level = torch.backends.cpu.get_cpu_capability()
-    print(f"torch {torch.__version__}, {words.threads} threads, {level}")
+    machine = describe_machine(open_runtime("cpu"))
     images = torch.randn(
         words.batch, 3, words.size, words.size, generator=torch.Generator().manual_seed(1)
     )
-    for name in words.names:
-        print(name, flush=True)
-        tried = forms(build(name, words.size), images)
-        with torch.no_grad():
-            expected = tried["plain"](images)
-        seconds: dict[str, list[float]] = {form: [] for form in tried}
-        differences: dict[str, float] = {}
-        for _ in range(words.rounds):
-            for form, run in tried.items():
-                with torch.no_grad():
-                    started = clock()
-                    features = run(images)
-                    seconds[form].append(clock() - started)
-                differences[form] = difference_of(features.float(), expected)
-        plain = min(seconds["plain"])
-        for form, times in seconds.items():
-            print(
-                f"  {form:14} {1000 * min(times) / words.batch:7.2f} ms/picture"
-                f"  {plain / min(times):5.2f} x  apart {differences[form]:.1e}"
-                f"  (rounds {', '.join(f'{t:.2f}' for t in times)})",
-                flush=True,
-            )
+    rows = [row for name in words.names for row in compare(name, images, words.rounds)]
+    text = (
+        "# Forms of a frozen network\n\n"
+        f"Made by `python benchmarks/frozen_forms.py --rounds {words.rounds}`: medians of "
+        f"{words.rounds} rounds in which the forms take turns, batches of {words.batch} at "
+        f"{words.size} px. *Apart*: the largest difference to the plain features, as a share of "
+        "their largest value; a form is taken up to 1e-4.\n\n"
+        f"Machine: {', '.join(f'{k} {v}' for k, v in machine.items())}, "
+        f"{torch.backends.cpu.get_cpu_capability()}. Shared and noisy: read the ratio.\n\n"
+        "| network | form | ms a picture | times as fast | apart |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+    if words.out:
+        words.out.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def compare(name: str, images: Tensor, rounds: int) -> list[str]:
+    """The rows of a network."""
+    tried = forms(build(name, images.shape[-1]), images)
+    with torch.no_grad():
+        expected = tried["plain"](images)
+    seconds: dict[str, list[float]] = {form: [] for form in tried}
+    differences: dict[str, float] = {}
+    for _ in range(rounds):
+        for form, run in tried.items():
+            with torch.no_grad():
+                started = time.perf_counter()
+                features = run(images)
+                seconds[form].append(time.perf_counter() - started)
+            differences[form] = difference_of(features.float(), expected)
+    plain = statistics.median(seconds["plain"])
+    return [
+        f"| {name} | {form} | {1000 * statistics.median(times) / len(images):.2f} | "
+        f"{plain / statistics.median(times):.2f} | {differences[form]:.1e} |"
+        for form, times in seconds.items()
+    ]
 
 
 if __name__ == "__main__":

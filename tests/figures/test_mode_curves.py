@@ -88,7 +88,7 @@ def test_the_names_stand_apart_in_the_order_of_the_lines(
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert all(box.x1 <= figures[0].bbox.x1 for box in boxes)
-    assert "frozen\n9.0 % in epoch 5" in [text.get_text() for text in axes.texts]
+    assert "frozen\nkept: 9.0 %, epoch 5" in [text.get_text() for text in axes.texts]
 
 
 def test_the_kept_epoch_is_the_best_by_accuracy_then_loss(

@@ -86,7 +86,7 @@ def draw_error_curves(histories: Mapping[str, Sequence[EpochRow]], path: Path) -
         best = _best(rows)
         draw_ring(axes, rows[best].epoch, val[best], colour)
         if math.isfinite(val[best]):
-            words = f"{mode}\n{100 * val[best]:.1f} % in epoch {rows[best].epoch}"
+            words = f"{mode}\nkept: {100 * val[best]:.1f} %, epoch {rows[best].epoch}"
             last_seen = [value for value in val if math.isfinite(value)][-1]
             ends.append((last_seen, words, colour))
     _label_ends(axes, ends)

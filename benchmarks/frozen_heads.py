@@ -21,7 +21,7 @@ import fieldmark
 from fieldmark.progress import Silent
 
 VIEWS = (1, 2, 4, 8)
-RATES = (0.001, 0.003, 0.01)
+RATES = (0.001, 0.005, 0.01)
 EPOCHS = 20
 
 

@@ -134,7 +134,7 @@ def test_every_mode_gets_the_same_parts_and_budget_and_its_own_words(
     assert (frozen.transfer.stage_lr_decay, finetune.transfer.stage_lr_decay) == (1, 0.5)
     assert partial.training.freeze_through == "layer2"
     assert "partial is frozen through layer2 of stem, layer1, layer2" in said.text
-    assert (frozen.optimizer.lr, scratch.optimizer.lr) == (3e-3, 1e-3)
+    assert (frozen.optimizer.lr, scratch.optimizer.lr) == (5e-3, 1e-3)
     assert finetune.optimizer.lr == 1e-4, "each mode its own"
 
 

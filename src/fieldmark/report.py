@@ -81,9 +81,9 @@ def write_prediction_sheet(run: RunDirectory, evaluated: Evaluated, *, seed: int
         marks.append(right)
     pictures = list(evaluated.store.get_many(evaluated.indices_n[i] for i in chosen))
     accuracy = evaluated.metrics.accuracy
-    title = (
-        f"{len(chosen)} of {accuracy.n} pictures at random; of all, {accuracy.value:.1%} are right"
-    )
+    some = f"{len(chosen)} of {accuracy.n} pictures at random; of all"
+    shown = some if len(chosen) < accuracy.n else f"all {accuracy.n} pictures"
+    title = f"{shown}, {accuracy.value:.1%} are right"
     draw_contact_sheet(pictures, captions, run.predictions_png, title=title, marks=marks)
 
 

@@ -50,11 +50,10 @@ def check_network(recipe: Recipe) -> None:
         ModelError: no such network or option.
     """
     recipe = with_head(recipe)
-    options = check_options(recipe.model.name, recipe.model.options)
-    if is_own(recipe.model.name) and recipe.model.weights == "none":  # else these add to them
-        frozen_stages(sketch(recipe.model.name, options), recipe)  # or says which there are
-    elif is_own(recipe.model.name):
-        frozen_stages(sketch(recipe.model.name, {}), recipe)
+    name, options = recipe.model.name, check_options(recipe.model.name, recipe.model.options)
+    if is_own(name) and recipe.model.weights != "none":  # which bring options of their own
+        options = {}
+    frozen_stages(sketch(name, options), recipe)  # or says which there are
 
 
 def check_weights(recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from fieldmark.errors import TrainingError, check_choice
+from fieldmark.errors import RecipeError, TrainingError, check_choice
 from fieldmark.models.contract import Network
 from fieldmark.models.heads import parts_of
 from fieldmark.ranges import LINEAR_HEADS
@@ -28,6 +28,13 @@ def frozen_stages(network: Network, recipe: Recipe) -> tuple[str, ...]:
         return tuple(network.stages[:-1])
     if recipe.mode == "partial":
         last = recipe.training.freeze_through
+        if last == network.stages[-1]:
+            raise RecipeError(
+                "frozen through its head, nothing of the network would train",
+                given=f"training.freeze_through = {last}",
+                valid=network.stages[:-1],
+                fix="take --mode frozen to train the head alone",
+            )
         check_choice(f"stage of {recipe.model.name} to freeze through", last, network.stages[:-1])
         return tuple(network.stages[: network.stages.index(last) + 1])
     return ()

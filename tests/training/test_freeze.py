@@ -56,7 +56,7 @@ def test_nothing_is_frozen_otherwise(mode: str) -> None:
     assert frozen_stages(meta_model("resnet18"), recipe_for(mode)) == ()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", ["layer9", "head", "Layer2"])
+@pytest.mark.parametrize("wrong", ["layer9", "Layer2"])
 def test_a_wrong_stage_is_answered_with_the_networks_own(wrong: str) -> None:
     with pytest.raises(RecipeError) as caught:
         frozen_stages(meta_model("resnet18"), recipe_for("partial", wrong))  # type: ignore[arg-type]
@@ -68,8 +68,15 @@ def test_a_wrong_stage_is_answered_with_the_networks_own(wrong: str) -> None:
         assert "did you mean 'layer2'?" in message
 
 
+def test_a_head_that_is_frozen_too_leaves_nothing() -> None:
+    with pytest.raises(RecipeError, match="nothing of the network would train") as caught:
+        frozen_stages(meta_model("resnet18"), recipe_for("partial", "head"))  # type: ignore[arg-type]
+    assert "valid:  stem, layer1, layer2, layer3, layer4\n" in str(caught.value)
+    assert "--mode frozen" in str(caught.value)
+
+
 def test_partial_without_a_stage_is_refused_with_the_way_out() -> None:
-    with pytest.raises(FieldmarkError, match="--freeze-through layer2"):
+    with pytest.raises(FieldmarkError, match="--freeze-through STAGE"):
         recipe_for("partial")
 
 

@@ -28,6 +28,8 @@ LEARNING_RATES: Final[dict[tuple[str, str], float]] = {
     ("sgd", "frozen"): 0.01,
 }
 
+FROZEN_RATES: Final = {lr for (_, mode), lr in LEARNING_RATES.items() if mode == "frozen"}
+
 # Views are made until there are so many features, at most so many of one picture. A picture's own
 # views are much alike, so the first few bring most (docs/transfer.md has the measurement); and so
 # many features are a forward pass of half a minute on a small CPU.

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from fieldmark.auto.modes import LEARNING_RATES, mixed_as_stored, settle_transfer, usual_lr
+from fieldmark.auto.modes import FROZEN_RATES, mixed_as_stored, settle_transfer, usual_lr
 from fieldmark.errors import RecipeError
 from fieldmark.ranges import STORED
 from fieldmark.recipe import AugmentRecipe, Recipe, mode_of
@@ -161,7 +161,8 @@ def settle(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
             num_train=facts.num_train,
             has_linear_head=facts.has_linear_head,
         )
-        few = ", in so few steps" if lr not in LEARNING_RATES.values() else ""
+        is_longer = recipe.mode == "frozen" and lr not in FROZEN_RATES
+        few = ", in so few steps" if is_longer else ""
         said.append(f"learning rate {lr:g}: usual for {recipe.optimizer.name}, {recipe.mode}{few}")
 
     augment = recipe.augment

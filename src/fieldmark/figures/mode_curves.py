@@ -50,7 +50,7 @@ def draw_error_curves(histories: Mapping[str, Sequence[EpochRow]], path: Path) -
     assert histories, "there is nothing to draw"
     assert all(histories.values()), "curves need at least one epoch"
     figure = new_figure(8, 4.4, dpi=200)
-    figure.subplots_adjust(left=0.08, right=0.81, bottom=0.12, top=0.88)
+    figure.subplots_adjust(left=0.08, right=0.79, bottom=0.12, top=0.88)
     axes = figure.subplots()
     plain_axes(axes)
     every = [row.epoch for rows in histories.values() for row in rows]

@@ -98,13 +98,14 @@ def compare_modes(
     # What would be refused in the end is refused before anything is looked at.
     runtime = open_checked(recipe)
     check_comparison_place(out, name)
+    weights = None
     if nobody_names_weights:
-        recipe = with_published_weights(recipe, progress)
+        recipe, weights = with_published_weights(recipe, progress)
     chosen, of_some = choose_modes(recipe, modes, of_some, own_stage, progress)
 
     # The pictures, looked at and divided once for all modes; and what the weights say of them.
     found, source_names = find_samples(source, recipe, progress)
-    weights = find_weights(recipe, progress)
+    weights = weights or find_weights(recipe, progress)
     recipe, inherited = inherit(recipe, weights)
     likely = draw_parts(found, recipe)
     _, manifest, _ = look_and_divide(found, likely, recipe, runtime, progress)

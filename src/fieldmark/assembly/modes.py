@@ -10,7 +10,7 @@ from fieldmark.assembly.network import find_weights
 from fieldmark.errors import DownloadError, RecipeError, check_choice
 from fieldmark.models.contract import Network
 from fieldmark.models.registry import sketch
-from fieldmark.pretrained import published_weights
+from fieldmark.pretrained import Pretrained, published_weights
 from fieldmark.progress import Progress
 from fieldmark.ranges import MEANINGS
 from fieldmark.recipe import WORDS, Recipe, TransferRecipe
@@ -35,26 +35,25 @@ def without_mode(recipe: Recipe, progress: Progress) -> tuple[Recipe, str]:
     return open_recipe, stage
 
 
-def with_published_weights(recipe: Recipe, progress: Progress) -> Recipe:
-    """The recipe with the weights that are published for its network, as most modes need some;
-    where there are none or they cannot be had now, as it is.
+def with_published_weights(recipe: Recipe, progress: Progress) -> tuple[Recipe, Pretrained | None]:
+    """The recipe with the weights that are published for its network, as most modes need some, and
+    these; where there are none or they cannot be had now, as it is, and None.
 
     Raises:
         FieldmarkError: no such network, or its weights' file is damaged.
     """
     name = recipe.model.name
     if not published_weights(name):
-        return recipe
+        return recipe, None
     named = replace(recipe, model=replace(recipe.model, weights="imagenet"))
     progress.say(
         f"weights imagenet: none are named, and {name} has these (--weights none: without)"
     )
     try:
-        find_weights(named, progress)
+        return named, find_weights(named, progress)
     except DownloadError as error:
         progress.say(str(error))
-        return recipe
-    return named
+        return recipe, None
 
 
 def choose_modes(

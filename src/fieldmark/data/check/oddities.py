@@ -163,9 +163,7 @@ def modified_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def find_class_sizes(manifest: Manifest) -> list[Finding]:
     """Classes with few pictures to learn from, and classes far smaller than the largest."""
-    has_parts = any(sample.part == "train" for sample in manifest.samples)
-    counts = manifest.count_by_class("train" if has_parts else None)
-    where = " in train" if has_parts else ""
+    counts, where = _counts_to_learn_from(manifest)
     findings = [
         Finding(
             "class size",
@@ -185,17 +183,23 @@ def find_class_sizes(manifest: Manifest) -> list[Finding]:
 
 def find_imbalance(manifest: Manifest, at_least: float = IMBALANCE) -> list[Finding]:
     """The smallest class, where the largest has at least so many times as many pictures."""
-    has_parts = any(sample.part == "train" for sample in manifest.samples)
-    counts = manifest.count_by_class("train" if has_parts else None)
+    counts, where = _counts_to_learn_from(manifest)
     largest, smallest = max(counts, key=lambda x: counts[x]), min(counts, key=lambda x: counts[x])
     ratio = counts[largest] / max(1, counts[smallest])
     if ratio < at_least:
         return []
     detail = (
         f"{counts[largest]:,} pictures of {largest} and {counts[smallest]:,} of {smallest}"
-        f"{' in train' if has_parts else ''}: {ratio:.0f} to 1"
+        f"{where}: {ratio:.0f} to 1"
     )
     return [Finding("class size", "", smallest, detail=detail)]
+
+
+def _counts_to_learn_from(manifest: Manifest) -> tuple[dict[str, int], str]:
+    """Pictures of each class in train, or where nothing is divided in all; and where, in words."""
+    has_parts = any(sample.part == "train" for sample in manifest.samples)
+    counts = manifest.count_by_class("train" if has_parts else None)
+    return counts, " in train" if has_parts else ""
 
 
 def _aspect(look: Look) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fieldmark.api import train
+from fieldmark.api import Run, train
 from fieldmark.assembly.network import build_network, inherit
 from fieldmark.data.preprocess import normalize, to_batch
 from fieldmark.models.official import imagenet_class_names
@@ -114,24 +115,34 @@ def test_real_weights_do_on_ants_and_bees_what_their_readme_says(
     assert mean_probability(wrong_mean) < best - 0.08
 
 
+def frozen_run(weights_file: Path, shared_data: Path, tmp_path: Path, **words: Any) -> Run:
+    """Ants and bees at 224 px, made as the weights were trained."""
+    return train(
+        shared_data / "hymenoptera",
+        model="mobilenetv2_100",
+        weights=str(weights_file),
+        mode="frozen",
+        device="cpu",
+        out=tmp_path / "run",
+        settings={
+            "model.options.pad_type": "same",
+            "data.mean": HALF,
+            "data.std": HALF,
+            "data.size": 224,
+            "data.crop_fraction": 0.875,
+        },
+        progress=Silent(),
+        **words,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_drawing")
 def test_a_frozen_training_on_real_weights_learns(
     weights_file: Path, shared_data: Path, tmp_path: Path
 ) -> None:
     """Measured: 0.948 of 153 (seed 0). It was 0.549 while the new classifier started too large."""
-    words = {"model.options.pad_type": "same", "data.mean": HALF, "data.std": HALF}
-    run = train(
-        shared_data / "hymenoptera",
-        model="mobilenetv2_100",
-        weights=str(weights_file),
-        mode="frozen",
-        epochs=5,
-        device="cpu",
-        out=tmp_path / "run",
-        settings={**words, "data.size": 224, "data.crop_fraction": 0.875},
-        progress=Silent(),
-    )
+    run = frozen_run(weights_file, shared_data, tmp_path, epochs=5)
     assert run.history[0].train_loss < 1.0  # chance is 0.69
     assert run.test is not None
     assert run.test.accuracy.value > 0.90
@@ -143,20 +154,7 @@ def test_a_logistic_head_on_real_features_needs_no_epochs(
     weights_file: Path, shared_data: Path, tmp_path: Path
 ) -> None:
     """The pictures go through the network once each, and then it is done."""
-    words = {"model.options.pad_type": "same", "data.mean": HALF, "data.std": HALF}
-    run = train(
-        shared_data / "hymenoptera",
-        model="mobilenetv2_100",
-        weights=str(weights_file),
-        mode="frozen",
-        head="logistic",
-        views=0,
-        augment="none",
-        device="cpu",
-        out=tmp_path / "run",
-        settings={**words, "data.size": 224, "data.crop_fraction": 0.875},
-        progress=Silent(),
-    )
+    run = frozen_run(weights_file, shared_data, tmp_path, head="logistic", views=0, augment="none")
     assert len(run.history) == 1
     assert run.test is not None
     assert run.test.accuracy.n == 153
